@@ -1,0 +1,1 @@
+"""The model as a networkx graph, its channel groups and tensor lifetimes."""
