@@ -1,0 +1,183 @@
+"""What the jobs return: typed, frozen, and the same whether Python or the command line asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from graphopt.cost.estimate import Estimate
+from graphopt.ir.op import Safety
+from graphopt.plan import Plan
+from graphopt.rewrites.rewrite import Refusal
+from graphopt.verify import Verification
+
+OutcomeKind = Literal["optimized", "unchanged", "skipped", "failed"]
+
+Objective = Literal["latency", "peak-memory", "parameters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """Upper bounds that the result must keep; ``None`` is no bound."""
+
+    latency_us: float | None = None
+    peak_bytes: int | None = None
+    parameter_bytes: int | None = None
+    macs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to optimise. The defaults are the command line's.
+
+    Attributes:
+        target: name of a bundled target, or path of a target file.
+        allow: the least safe kind of change that may be made.
+        packs: packs of rules in force.
+        rules: ids of rules added to the packs' (``--rule``).
+        no_rules: ids of rules taken out (``--no-rule``).
+        rule_dirs: folders with an expert's own cards and packs.
+        protect: globs of op names, op keys or tensors that stay as they are.
+        depth_multipliers: multipliers that `scale-depth` may choose from; empty leaves the rule asleep.
+        objective: what is minimised.
+        constraints: what must hold.
+        seed: of the search and of made-up verification inputs.
+        max_evaluations: when the search stops at the latest (candidates priced).
+        input_shapes: concrete shapes for dynamic inputs.
+        calibration: `.npz` with real inputs by input name; used for verification and for the removed channels' means.
+        verify: whether to run original and result against each other.
+    """
+
+    target: str = "npu-32"
+    allow: Safety = "exact"
+    packs: tuple[str, ...] = ("default",)
+    rules: tuple[str, ...] = ()
+    no_rules: tuple[str, ...] = ()
+    rule_dirs: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+    depth_multipliers: tuple[float, ...] = ()
+    objective: Objective = "latency"
+    constraints: Constraints = Constraints()
+    seed: int = 0
+    max_evaluations: int = 200_000
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    calibration: str | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One decision that changed the model.
+
+    Attributes:
+        place: site id or channel group id.
+        rule: rule id(s) behind it.
+        text: what changed, in a few words (``96 -> 64 channels``).
+        safety: what it promises.
+        gain_us: estimated latency saved by this change alone, the rest of the plan staying (positive is faster).
+    """
+
+    place: str
+    rule: str
+    text: str
+    safety: Safety
+    gain_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class OptionView:
+    """One option of a site or width, as `scan` and `explain` show it: gain alone against the untouched model."""
+
+    label: str
+    safety: Safety
+    gain_us: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionView:
+    """One decision: a site or a width, with its options. ``where`` is the op that a reader would look for."""
+
+    kind: Literal["site", "width"]
+    id: str
+    where: str
+    options: tuple[OptionView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRefusal:
+    """A refusal with the rule that made it."""
+
+    rule: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """One plan of the Pareto front, by estimate."""
+
+    latency_us: float
+    peak_bytes: int
+    parameter_bytes: int
+    macs: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """Everything that is on offer for a model on a target; ``plan`` keeps everything as it is, ready to be edited."""
+
+    plan: Plan
+    plan_text: str
+    before: Estimate
+    decisions: tuple[DecisionView, ...]
+    refusals: tuple[RuleRefusal, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeResult:
+    """How one model ended.
+
+    Attributes:
+        outcome: ``optimized`` or ``unchanged`` (the zoo adds ``skipped`` and ``failed``).
+        reason: why the model is unchanged, else ``""``.
+        model, output: paths; ``output`` is ``None`` when nothing was written.
+        plan, plan_text: the plan, and its file text with gains as comments.
+        before, after: estimates of the original and of the written model.
+        changes: the decisions that changed something, best first.
+        front: Pareto front met on the way (latency, peak memory, parameters).
+        verification: the proof, ``None`` when it was not asked for.
+        capacity_kept: share of the original's channels that are still there, averaged over the groups by parameters.
+        refusals: what was refused where and why.
+        notes: sentences that the reader should see (normalising skipped, batch size assumed, bound not reached).
+        evaluations: candidates priced by the search.
+    """
+
+    outcome: OutcomeKind
+    reason: str
+    model: str
+    output: str | None
+    plan: Plan
+    plan_text: str
+    before: Estimate
+    after: Estimate
+    changes: tuple[Change, ...] = ()
+    front: tuple[FrontPoint, ...] = ()
+    verification: Verification | None = None
+    capacity_kept: float = 1.0
+    refusals: tuple[RuleRefusal, ...] = ()
+    notes: tuple[str, ...] = ()
+    evaluations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ZooRow:
+    """One model of a zoo. Every model ends in an outcome; ``result`` is there for optimized and unchanged ones."""
+
+    model: str
+    outcome: OutcomeKind
+    reason: str
+    seconds: float
+    result: OptimizeResult | None = None
