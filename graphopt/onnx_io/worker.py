@@ -1,0 +1,184 @@
+"""Work for onnxruntime in a process of its own, so that a native crash or a hang ends there and not here.
+
+One call of :func:`work` starts one process for a list of tasks (starting it costs about 0.2 s of CPU time). Each task
+ends in an :class:`Answer` or a :class:`Failure`; when the process dies, the tasks that were done keep their answers
+and the one that was running gets the blame.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from graphopt.ir.op import Array
+
+Optimisation = Literal["none", "basic", "all"]
+
+_SCRIPT = Path(__file__).with_name("worker_process.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One job.
+
+    Attributes:
+        kind: ``open`` only makes a session; ``optimise`` makes one that writes the optimised model to ``out``;
+            ``run`` runs the model on each of ``inputs``; ``shapes`` runs it and brings back shapes and types only.
+        model: the ONNX file.
+        out: where ``optimise`` writes.
+        optimisation: onnxruntime's graph optimisation level.
+        inputs: for each run, the fed tensors by name (plain numpy types; strings as unicode arrays).
+        outputs: names of the outputs to bring back, ``None`` for all.
+        data_folder: folder of the external data where that is not the model's own.
+    """
+
+    kind: Literal["open", "optimise", "run", "shapes"]
+    model: Path
+    out: Path | None = None
+    optimisation: Optimisation = "all"
+    inputs: tuple[Mapping[str, Array], ...] = ()
+    outputs: tuple[str, ...] | None = None
+    data_folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a task brought back.
+
+    Attributes:
+        runs: for each run, the outputs by name. A tensor is an array; a sequence is a list, a map a dict of them and
+            an empty optional ``None``. For ``shapes``: the (dtype name, shape) pair of each output, ``None`` for
+            what is no tensor.
+    """
+
+    runs: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a task brought nothing back: one line. ``crashed`` if the process died or ran out of time."""
+
+    reason: str
+    crashed: bool = False
+
+
+@dataclass(slots=True)
+class _Arrays:
+    """The arrays of one npz file while it is filled."""
+
+    values: dict[str, Array] = field(default_factory=dict)
+
+    def put(self, array: Array) -> int:
+        key = len(self.values)
+        self.values[str(key)] = array.astype(str) if array.dtype == object else array
+        return key
+
+
+def work(tasks: Sequence[Task], *, timeout_s: float = 300.0) -> tuple[Answer | Failure, ...]:
+    """Do ``tasks`` in order in one fresh process.
+
+    Args:
+        tasks: what to do.
+        timeout_s: wall-clock limit for all of them together.
+
+    Returns:
+        One answer or failure for each task. Tasks after one that crashed the process are failures, too.
+    """
+    if not tasks:
+        return ()
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
+        folder = Path(name)
+        arrays = _Arrays()
+        orders = [_order(task, arrays) for task in tasks]
+        np.savez(folder / "request.npz", **arrays.values)  # type: ignore[arg-type]
+        (folder / "request.json").write_text(json.dumps(orders), encoding="utf-8")
+        death = _run_process(folder, timeout_s)
+        return _collect(folder, len(tasks), death)
+
+
+def _order(task: Task, arrays: _Arrays) -> dict[str, Any]:
+    """Return ``task`` as JSON, its arrays put aside."""
+    return {
+        "kind": task.kind,
+        "model": str(task.model.absolute()),
+        "out": None if task.out is None else str(task.out.absolute()),
+        "optimisation": task.optimisation,
+        "inputs": [{name: arrays.put(array) for name, array in feed.items()} for feed in task.inputs],
+        "outputs": None if task.outputs is None else list(task.outputs),
+        "data_folder": None if task.data_folder is None else str(task.data_folder.absolute()),
+    }
+
+
+def _run_process(folder: Path, timeout_s: float) -> str:
+    """Run the worker process; return how it died, ``""`` when it ended well."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("wb") as log:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", str(_SCRIPT), str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"onnxruntime was stopped after {timeout_s:g} s"
+    if done.returncode == 0:
+        return ""
+    if done.returncode < 0:
+        return f"onnxruntime crashed ({signal.Signals(-done.returncode).name})"
+    lines = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"the onnxruntime process ended with code {done.returncode}: {lines[-1] if lines else 'no message'}"
+
+
+def _collect(folder: Path, count: int, death: str) -> tuple[Answer | Failure, ...]:
+    """Read the answers that the process wrote."""
+    found: list[Answer | Failure] = []
+    for position in range(count):
+        file = folder / f"answer-{position}.json"
+        if file.is_file():
+            found.append(_answer(json.loads(file.read_text(encoding="utf-8")), folder / f"answer-{position}.npz"))
+            continue
+        reason = death or "the onnxruntime process gave no answer"
+        if any(isinstance(answer, Failure) and answer.crashed for answer in found):
+            reason = f"not tried, an earlier task ended the process: {reason}"
+        found.append(Failure(reason, crashed=True))
+    return tuple(found)
+
+
+def _answer(answer: dict[str, Any], arrays: Path) -> Answer | Failure:
+    """Turn one answer's JSON and arrays into values."""
+    if "error" in answer:
+        return Failure(str(answer["error"]))
+    if "shapes" in answer:
+        return Answer(tuple(answer["shapes"]))
+    if "runs" not in answer:
+        return Answer()
+    with np.load(arrays, allow_pickle=False) as values:
+        return Answer(tuple({name: _decode(value, values) for name, value in run} for run in answer["runs"]))
+
+
+def _decode(value: Any, arrays: Mapping[str, Array]) -> Any:
+    """Undo the encoding of one output."""
+    if value is None:
+        return None
+    kind, content = value
+    if kind == "array":
+        return arrays[str(content)]
+    if kind == "list":
+        return [_decode(item, arrays) for item in content]
+    if kind == "dict":
+        return {key: _decode(item, arrays) for key, item in content}
+    return content
