@@ -1,0 +1,278 @@
+"""Hardware profiles: one TOML file per chip, checked strictly, read into a frozen :class:`Target`.
+
+A person who knows a chip copies a bundled file, edits the numbers and passes the path; ``README.md`` in this folder
+explains every key. Each number carries its unit in its name and its source in the ``[sources]`` table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from graphopt.errors import ConfigError, did_you_mean
+from graphopt.resources import targets_dir
+
+Precision = Literal["int8", "float16", "float32"]
+DenseMode = Literal["weight-stationary", "vector"]
+DepthwiseMode = Literal["block-diagonal", "per-channel", "vector"]
+
+BYTES_PER_ELEMENT: Final[Mapping[str, int]] = {"int8": 1, "float16": 2, "float32": 4}
+BYTES_PER_BIAS: Final[Mapping[str, int]] = {"int8": 4, "float16": 2, "float32": 4}
+
+ACTIVATIONS: Final[frozenset[str]] = frozenset(
+    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg PRelu Pow Reciprocal Relu Selu Sigmoid "
+    "Softplus Softsign Sqrt Tanh ThresholdedRelu".split()
+)
+"""Op types that a target may list as fusable: one tensor in, one out, element by element (PRelu's slope is constant)."""
+
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "precision": ("int8", "float16", "float32"),
+    "dense": ("weight-stationary", "vector"),
+    "depthwise": ("block-diagonal", "per-channel", "vector"),
+}
+_COUNTS: Final = ("parallelism_channels", "fuse_limit_channels", "on_chip_memory_kib")
+_QUANTITIES: Final = ("clock_mhz", "vector_elements_per_cycle", "dram_bandwidth_gb_per_s", "kernel_overhead_us")
+_MAY_BE_ZERO: Final = ("kernel_overhead_us",)
+_MODE_NUMBERS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("dense", "weight-stationary"): ("array_rows", "array_columns"),
+    ("dense", "vector"): ("dense_macs_per_cycle",),
+    ("depthwise", "vector"): ("depthwise_macs_per_cycle",),
+}
+"""Numbers that a file must have (and others must not) because of a mode that it chooses."""
+_WHOLE: Final = (*_COUNTS, "array_rows", "array_columns")
+_SWITCHES: Final = ("affine", "residual_add", "spelled_out_activations", "elementwise_chains")
+_TEXTS: Final = ("name", "summary")
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """What the target runs as one kernel with the op before it.
+
+    Attributes:
+        activations: op types that cost nothing right after a convolution, matrix product or Add.
+        affine: BatchNormalization, and Add/Sub/Mul/Div with a constant, directly after a convolution or matrix product.
+        residual_add: the Add (or two-input Sum) that closes a residual block.
+        spelled_out_activations: activations written as several ops (hard-swish as Add/Clip/Mul/Div, SiLU as Sigmoid*x).
+        elementwise_chains: activations after a kernel that is no convolution or matrix product (Add, pooling ...).
+    """
+
+    activations: frozenset[str]
+    affine: bool
+    residual_add: bool
+    spelled_out_activations: bool
+    elementwise_chains: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One hardware profile.
+
+    Attributes:
+        name: as on the command line and in plans.
+        summary: one sentence.
+        precision: number format the chip computes in, whatever the file holds; sets the element size.
+        dense: how dense convolutions and matrix products run.
+        depthwise: how depthwise (and narrow grouped) convolutions run.
+        parallelism: channels that are computed at once; widths like multiples of it.
+        fuse_limit: expanded channels above which fusing an inverted bottleneck is not even tried.
+        clock_mhz: clock of the compute units, MHz.
+        array_rows: rows of the MAC array (0 unless ``dense`` is ``weight-stationary``).
+        array_columns: columns of the MAC array (0 unless ``dense`` is ``weight-stationary``).
+        dense_macs_per_cycle: dense throughput (0 unless ``dense`` is ``vector``).
+        depthwise_macs_per_cycle: depthwise throughput (0 unless ``depthwise`` is ``vector``).
+        vector_elements_per_cycle: elements that the elementwise unit handles per cycle.
+        dram_bandwidth_gb_per_s: reached (not peak) bandwidth, 10^9 bytes a second.
+        on_chip_memory_kib: memory for activations, KiB.
+        kernel_overhead_us: time that each kernel costs on top, microseconds.
+        fusion: what runs as one kernel.
+        sources: (key, where the number comes from) pairs.
+        digest: SHA-256 of the file, hexadecimal; plans record it.
+    """
+
+    name: str
+    summary: str
+    precision: Precision
+    dense: DenseMode
+    depthwise: DepthwiseMode
+    parallelism: int
+    fuse_limit: int
+    clock_mhz: float
+    array_rows: int
+    array_columns: int
+    dense_macs_per_cycle: float
+    depthwise_macs_per_cycle: float
+    vector_elements_per_cycle: float
+    dram_bandwidth_gb_per_s: float
+    on_chip_memory_kib: int
+    kernel_overhead_us: float
+    fusion: Fusion
+    sources: tuple[tuple[str, str], ...]
+    digest: str
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one activation or weight."""
+        return BYTES_PER_ELEMENT[self.precision]
+
+    @property
+    def bias_bytes(self) -> int:
+        """Bytes of one bias value."""
+        return BYTES_PER_BIAS[self.precision]
+
+    @property
+    def on_chip_bytes(self) -> int:
+        """On-chip memory in bytes."""
+        return self.on_chip_memory_kib * 1024
+
+    @property
+    def properties(self) -> Mapping[str, int | float | str]:
+        """What a card may bind a parameter to: ``{ target = "parallelism" }``."""
+        return {
+            name: getattr(self, name)
+            for name in ("parallelism", "fuse_limit", "array_rows", "array_columns", "on_chip_bytes", "precision")
+        }
+
+
+def bundled_targets() -> tuple[str, ...]:
+    """Names of the targets that ship with graphopt, sorted."""
+    return tuple(sorted(path.stem for path in targets_dir().glob("*.toml")))
+
+
+def load_target(name_or_path: str | os.PathLike[str]) -> Target:
+    """Read a bundled target by name, or any target file by its path (ending in ``.toml``).
+
+    Raises:
+        ConfigError: when there is no such target or file, or the file breaks the schema.
+    """
+    text = os.fspath(name_or_path)
+    if text.endswith(".toml"):
+        return _read(Path(text))
+    names = bundled_targets()
+    if text not in names:
+        raise ConfigError(
+            f"unknown target {text!r}{did_you_mean(text, names)}; `graphopt targets list` shows them, and a path "
+            "ending in .toml loads your own"
+        )
+    return _read(targets_dir() / f"{text}.toml")
+
+
+def _read(path: Path) -> Target:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the target file: {error.strerror or error}", file=str(path)) from error
+    try:
+        data = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a TOML file: {error}", file=str(path)) from error
+    return _Checker(str(path), data).target(hashlib.sha256(content).hexdigest())
+
+
+class _Checker:
+    """Turns the parsed TOML into a target, or says which key is wrong and what would work."""
+
+    def __init__(self, file: str, data: Mapping[str, Any]) -> None:
+        self.file = file
+        self.data = data
+
+    def error(self, field: str, message: str) -> ConfigError:
+        return ConfigError(message, file=self.file, field=field)
+
+    def target(self, digest: str) -> Target:
+        modes = {key: self.choice(key) for key in _CHOICES}
+        needed = [name for key in ("dense", "depthwise") for name in _MODE_NUMBERS.get((key, modes[key]), ())]
+        numbers = (*_COUNTS, *_QUANTITIES, *needed)
+        self.no_others(self.data, (*_TEXTS, *_CHOICES, *numbers, "fusion", "sources"), "")
+        value = {name: self.number(name) for name in numbers}
+        return Target(
+            name=self.text("name"),
+            summary=self.text("summary"),
+            precision=cast(Precision, modes["precision"]),
+            dense=cast(DenseMode, modes["dense"]),
+            depthwise=cast(DepthwiseMode, modes["depthwise"]),
+            parallelism=int(value["parallelism_channels"]),
+            fuse_limit=int(value["fuse_limit_channels"]),
+            clock_mhz=value["clock_mhz"],
+            array_rows=int(value.get("array_rows", 0)),
+            array_columns=int(value.get("array_columns", 0)),
+            dense_macs_per_cycle=value.get("dense_macs_per_cycle", 0.0),
+            depthwise_macs_per_cycle=value.get("depthwise_macs_per_cycle", 0.0),
+            vector_elements_per_cycle=value["vector_elements_per_cycle"],
+            dram_bandwidth_gb_per_s=value["dram_bandwidth_gb_per_s"],
+            on_chip_memory_kib=int(value["on_chip_memory_kib"]),
+            kernel_overhead_us=value["kernel_overhead_us"],
+            fusion=self.fusion(),
+            sources=self.sources(numbers),
+            digest=digest,
+        )
+
+    def no_others(self, table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
+        for key in table:
+            if key not in known:
+                conditional = [f"{k} = {v!r}" for (k, v), names in _MODE_NUMBERS.items() if key in names]
+                hint = f" without {conditional[0]}" if conditional and not prefix else did_you_mean(key, known)
+                raise self.error(prefix + key, f"unknown key{hint}; known here: {', '.join(known)}")
+
+    def required(self, key: str) -> Any:
+        if key not in self.data:
+            raise self.error(key, "missing; copy the line from a bundled target and edit it")
+        return self.data[key]
+
+    def text(self, key: str) -> str:
+        value = self.required(key)
+        if not isinstance(value, str) or not value.strip():
+            raise self.error(key, "must be a text in quotes that is not empty")
+        return value
+
+    def choice(self, key: str) -> str:
+        value = self.required(key)
+        if value not in _CHOICES[key]:
+            raise self.error(key, f"is {value!r}; must be one of {', '.join(_CHOICES[key])}")
+        return str(value)
+
+    def number(self, key: str) -> float:
+        value = self.required(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(key, f"is {value!r}; must be a number without quotes")
+        if key in _WHOLE and not isinstance(value, int):
+            raise self.error(key, f"is {value!r}; must be a whole number")
+        if not (0 < value < float("inf") or (value == 0 and key in _MAY_BE_ZERO)):
+            raise self.error(key, f"is {value!r}; must be a finite number greater than 0")
+        return float(value)
+
+    def table(self, key: str) -> Mapping[str, Any]:
+        value = self.required(key)
+        if not isinstance(value, dict):
+            raise self.error(key, f"must be a table: [{key}]")
+        return value
+
+    def fusion(self) -> Fusion:
+        table = self.table("fusion")
+        self.no_others(table, ("activations", *_SWITCHES), "fusion.")
+        for key in ("activations", *_SWITCHES):
+            if key not in table:
+                raise self.error(f"fusion.{key}", "missing; copy the line from a bundled target and edit it")
+        for key in _SWITCHES:
+            if not isinstance(table[key], bool):
+                raise self.error(f"fusion.{key}", f"is {table[key]!r}; must be true or false")
+        activations = table["activations"]
+        if not isinstance(activations, list) or not all(isinstance(name, str) for name in activations):
+            raise self.error("fusion.activations", 'must be a list of ONNX op types, for example ["Relu", "Clip"]')
+        for name in activations:
+            if name not in ACTIVATIONS:
+                near = did_you_mean(name, ACTIVATIONS)
+                raise self.error("fusion.activations", f"{name!r} is no activation op type{near}")
+        return Fusion(frozenset(activations), *(table[key] for key in _SWITCHES))
+
+    def sources(self, numbers: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        table = self.table("sources")
+        self.no_others(table, numbers, "sources.")
+        for key in numbers:
+            if not isinstance(table.get(key), str) or not table[key].strip():
+                raise self.error(f"sources.{key}", "missing; say in a sentence where the number comes from")
+        return tuple((key, table[key]) for key in numbers)
