@@ -115,13 +115,7 @@ def modules() -> list[tuple[str, Path]]:
 
 
 MODULES = [pytest.param(name, path, id=name) for name, path in modules()]
-# A worker is a process of its own: what it prints is its answer, and how it exits is its result.
-WORKERS = {"graphopt.onnx_io.worker"}
-QUIET = [
-    pytest.param(name, path, id=name)
-    for name, path in modules()
-    if name not in WORKERS and not name.startswith("graphopt.cli")
-]
+QUIET = [pytest.param(name, path, id=name) for name, path in modules() if not name.startswith("graphopt.cli")]
 
 
 @pytest.mark.parametrize(("module", "path"), MODULES)
