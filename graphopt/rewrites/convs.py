@@ -1,0 +1,148 @@
+"""What the rewrites share about convolutions: reading one, naming what replaces it, and its weights' arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.ir.graph import Graph
+from graphopt.ir.op import Array, Op, Weight
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A Conv op with constant weights.
+
+    Attributes:
+        op: the op.
+        weight: its kernel, shape (out_channels, in_channels / group, *kernel).
+        bias: its bias, shape (out_channels,), ``None`` when there is none.
+        group: number of groups.
+    """
+
+    op: Op
+    weight: Weight
+    bias: Weight | None
+    group: int
+
+    @property
+    def out_channels(self) -> int:
+        """Number of output channels."""
+        return self.weight.shape[0]
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels."""
+        return self.weight.shape[1] * self.group
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Kernel size per spatial axis."""
+        return self.weight.shape[2:]
+
+    def per_axis(self, name: str) -> tuple[int, ...]:
+        """Strides or dilations, one per spatial axis (1 where the op does not say)."""
+        return tuple(self.op.attribute(name) or (1,) * len(self.kernel))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every output channel sees every input channel."""
+        return self.group == 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every output channel sees the one input channel of its own number."""
+        return self.group > 1 and self.group == self.in_channels == self.out_channels
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a 1x1 convolution that keeps the positions: stride 1, nothing padded."""
+        ones = all(size == 1 for size in (*self.kernel, *self.per_axis("strides")))
+        return ones and not self.pads_may_show
+
+    @property
+    def pads_may_show(self) -> bool:
+        """Whether zeros around the input can enter the sum."""
+        mode = self.op.attribute("auto_pad", "NOTSET")
+        if mode in ("SAME_UPPER", "SAME_LOWER"):
+            return any(size > 1 for size in self.kernel)
+        return mode == "NOTSET" and any(self.op.attribute("pads") or ())
+
+    def pads(self, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Zeros (before, after) per spatial axis for an input of spatial ``size`` (formulas of the ONNX Conv op)."""
+        axes = len(self.kernel)
+        mode = self.op.attribute("auto_pad", "NOTSET")
+        if mode not in ("SAME_UPPER", "SAME_LOWER"):
+            pads = tuple(self.op.attribute("pads") or (0,) * (2 * axes)) if mode == "NOTSET" else (0,) * (2 * axes)
+            return tuple((pads[i], pads[i + axes]) for i in range(axes))
+        found = []
+        geometry = zip(size, self.kernel, self.per_axis("strides"), self.per_axis("dilations"), strict=True)
+        for length, kernel, stride, dilation in geometry:
+            total = max((-(-length // stride) - 1) * stride + dilation * (kernel - 1) + 1 - length, 0)
+            small, large = total // 2, total - total // 2
+            found.append((small, large) if mode == "SAME_UPPER" else (large, small))
+        return tuple(found)
+
+
+def read_conv(graph: Graph, op: Op | None) -> Conv | None:
+    """Return ``op`` as a :class:`Conv`; ``None`` when it is none, or when its weights are not constant floats."""
+    if op is None or op.op_type != "Conv" or op.domain not in ("", "ai.onnx"):
+        return None
+    weight = graph.weight(op.input(1))
+    bias = graph.weight(op.input(2))
+    if weight is None or len(weight.shape) < 3 or (op.input(2) and bias is None):
+        return None
+    return Conv(op, weight, bias, int(op.attribute("group", 1)))
+
+
+def is_grouped(op: Op) -> bool:
+    """Whether a Conv says that it has groups (it may be depthwise; its weights may not even be constant)."""
+    return int(op.attribute("group", 1)) > 1
+
+
+def fresh_name(graph: Graph, base: str) -> str:
+    """Return ``base``, or ``base`` with a number where the graph has a tensor of that name already."""
+    name, number = base, 2
+    while name in graph.tensors or name in graph.weights or name in graph.inputs or graph.producer(name) is not None:
+        name, number = f"{base}_{number}", number + 1
+    return name
+
+
+def replaced(op: Op, inputs: tuple[str, ...], **attributes: Any) -> Op:
+    """Return ``op`` with other inputs and attributes; a ``group`` of 1 is left out, as exporters do."""
+    if attributes.get("group") == 1:
+        attributes["group"] = None
+    return replace(op.with_attributes(**attributes), inputs=inputs, source=None)
+
+
+def values(weight: Weight) -> Floats:
+    """The values of ``weight`` in double precision: composed weights are rounded once, at the end."""
+    return weight.array().astype(np.float64)
+
+
+def bias_values(conv: Conv) -> Floats:
+    """The bias of ``conv`` in double precision, zeros where it has none."""
+    return np.zeros(conv.out_channels) if conv.bias is None else values(conv.bias)
+
+
+def is_zero(weight: Weight | None) -> bool:
+    """Whether ``weight`` is absent or holds zeros only."""
+    return weight is None or not np.any(weight.array())
+
+
+def block_diagonal(weight: Array, width: int) -> Array:
+    """Spread a depthwise kernel (C, 1, *kernel) over groups of ``width`` channels: (C, width, *kernel).
+
+    Channel ``c`` keeps its kernel at input ``c % width`` of its group and zeros elsewhere; ``width = C`` is dense.
+    """
+    channels = weight.shape[0]
+    spread = np.zeros((channels, width, *weight.shape[2:]), weight.dtype)
+    every = np.arange(channels)
+    spread[every, every % width] = weight[:, 0]
+    return spread
