@@ -1,0 +1,118 @@
+"""Estimate a whole model on a target: the sum of its kernels, and the memory that its activations need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphopt.cost.kernels import Category, Kernel, decompose
+from graphopt.cost.memory import peak_activation_bytes
+from graphopt.cost.roofline import BOUNDS, Bound, price
+from graphopt.cost.workload import workload
+from graphopt.errors import ModelError
+from graphopt.ir.graph import Graph
+from graphopt.targets.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class KernelEstimate:
+    """Estimated cost of one kernel. Nothing here was measured.
+
+    Attributes:
+        key: output tensor of the anchor op.
+        category: what kind of work it is.
+        op_types: types of its ops, in file order.
+        inputs: shapes of the activations that it reads.
+        outputs: shapes of the activations that it writes.
+        latency_us: microseconds.
+        macs: multiply-accumulates.
+        parameter_bytes: bytes of its parameters (0 where an earlier kernel has the same).
+        dram_bytes: bytes to and from DRAM.
+        bound: what most of the latency is.
+    """
+
+    key: str
+    category: Category
+    op_types: tuple[str, ...]
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+    latency_us: float
+    macs: int
+    parameter_bytes: int
+    dram_bytes: int
+    bound: Bound
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Estimated cost of a model on a target. Nothing here was measured.
+
+    Attributes:
+        target: name of the target.
+        latency_us: microseconds of one run.
+        macs: multiply-accumulates.
+        parameters: number of weights and biases, BatchNormalization folded where the target folds it.
+        parameter_bytes: their bytes in the target's precision.
+        peak_activation_bytes: arena for the activations, greedy by size.
+        dram_bytes: bytes to and from DRAM.
+        kernels: the kernels, in running order.
+    """
+
+    target: str
+    latency_us: float
+    macs: int
+    parameters: int
+    parameter_bytes: int
+    peak_activation_bytes: int
+    dram_bytes: int
+    kernels: tuple[KernelEstimate, ...]
+
+
+def estimate(graph: Graph, target: Target) -> Estimate:
+    """Estimate what one run of ``graph`` costs on ``target``.
+
+    Raises:
+        ModelError: when a tensor that a kernel touches has no static shape.
+    """
+    kernels = decompose(graph, target)
+
+    def shape_of(tensor: str) -> Sequence[int]:
+        shape = graph.static_shape(tensor)
+        if shape is None:
+            raise ModelError(f"tensor {tensor!r} has no static shape; fix the inputs' shapes (--input-shape)")
+        return shape
+
+    found = []
+    parameters = 0
+    for kernel in kernels:
+        load = workload(kernel, graph, shape_of)
+        parameters += int(load.parameters)
+        cost = price(load, target)
+        found.append(
+            KernelEstimate(
+                key=kernel.key,
+                category=kernel.category,
+                op_types=_op_types(kernel, graph),
+                inputs=tuple(tuple(shape_of(tensor)) for tensor in kernel.reads),
+                outputs=tuple(tuple(shape_of(tensor)) for tensor in kernel.writes),
+                latency_us=float(cost.latency_us),
+                macs=int(cost.macs),
+                parameter_bytes=int(load.parameter_bytes(target)),
+                dram_bytes=int(cost.dram_bytes),
+                bound=BOUNDS[int(cost.bound)],
+            )
+        )
+    return Estimate(
+        target=target.name,
+        latency_us=sum(kernel.latency_us for kernel in found),
+        macs=sum(kernel.macs for kernel in found),
+        parameters=parameters,
+        parameter_bytes=sum(kernel.parameter_bytes for kernel in found),
+        peak_activation_bytes=peak_activation_bytes(graph, kernels, target),
+        dram_bytes=sum(kernel.dram_bytes for kernel in found),
+        kernels=tuple(found),
+    )
+
+
+def _op_types(kernel: Kernel, graph: Graph) -> tuple[str, ...]:
+    return tuple(graph.op(key).op_type for key in kernel.ops)

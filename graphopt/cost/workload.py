@@ -1,0 +1,250 @@
+"""What a kernel has to do, in numbers that no chip enters: MACs, elements, pixels.
+
+Everything is plain arithmetic on dimensions, which may be numbers or arrays that broadcast: a kernel is described under
+thousands of candidate widths in one call. Structure (dense, grouped, depthwise) is read off the graph once and never off
+a dimension that may be an array.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.cost.kernels import BIAS_SLOT, WEIGHT_SLOT, Kernel
+from graphopt.ir.graph import Graph
+from graphopt.ir.op import Op
+from graphopt.targets.target import Target
+
+Count = int | npt.NDArray[np.int64]
+"""A number, or one for each candidate."""
+
+ShapeOf = Callable[[str], Sequence[Count]]
+
+Kind = Literal["dense", "grouped", "depthwise", "vector"]
+
+_PASSES: Final = {"normalise": 3}
+"""How often an op goes over its elements (a normalisation: twice for the statistics, once to apply them)."""
+
+_RESIZE_TAPS: Final = {"nearest": 1, "linear": 4, "cubic": 16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """The work of one kernel; any field of type `Count` may be an array.
+
+    Attributes:
+        kind: ``dense``, ``grouped`` and ``depthwise`` run on MAC units, ``vector`` elsewhere.
+        groups: independent products (groups of a convolution, matrices of a batched product).
+        pixels: output positions, batch included.
+        taps: kernel positions (height x width).
+        channels_in: input channels of one group.
+        channels_out: output channels of one group.
+        vector_ops: elementwise operations of a ``vector`` kernel.
+        activation_elements: elements read and written, of the types that the target's precision replaces.
+        other_bytes: bytes read and written of all other types (indices, booleans).
+        weight_elements: weights read.
+        bias_elements: bias values read.
+        owns_weights: whether the parameters count here (or at an earlier kernel that shares them).
+    """
+
+    kind: Kind
+    groups: Count = 1
+    pixels: Count = 0
+    taps: Count = 1
+    channels_in: Count = 0
+    channels_out: Count = 0
+    vector_ops: Count = 0
+    activation_elements: Count = 0
+    other_bytes: Count = 0
+    weight_elements: Count = 0
+    bias_elements: Count = 0
+    owns_weights: bool = True
+
+    @property
+    def macs(self) -> Count:
+        """Multiply-accumulates, without any padding."""
+        return self.groups * self.pixels * self.taps * self.channels_in * self.channels_out
+
+    def activation_bytes(self, target: Target) -> Count:
+        """Bytes of everything that the kernel reads and writes, weights apart."""
+        return self.activation_elements * target.element_bytes + self.other_bytes
+
+    def weight_bytes(self, target: Target) -> Count:
+        """Bytes of the weights and biases that the kernel reads."""
+        return self.weight_elements * target.element_bytes + self.bias_elements * target.bias_bytes
+
+    @property
+    def parameters(self) -> Count:
+        """Number of parameters that count at this kernel."""
+        return (self.weight_elements + self.bias_elements) * int(self.owns_weights)
+
+    def parameter_bytes(self, target: Target) -> Count:
+        """Bytes of the parameters that count at this kernel."""
+        return self.weight_bytes(target) * int(self.owns_weights)
+
+
+def takes_precision(dtype: np.dtype[Any] | None) -> bool:
+    """Whether a target stores tensors of this type in its own precision: floats, bfloat16 and the unknown."""
+    return dtype is None or dtype.kind in "fV"
+
+
+def tensor_bytes(dtype: np.dtype[Any] | None, shape: Sequence[Count], target: Target) -> Count:
+    """Bytes of one activation on the target."""
+    width = target.element_bytes if dtype is None or takes_precision(dtype) else dtype.itemsize
+    return _product(shape) * width
+
+
+def workload(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
+    """Describe the work of ``kernel``.
+
+    Args:
+        kernel: one of `decompose(graph, target)`.
+        graph: where it is; types, attributes and structure come from here.
+        shape_of: the dimensions of each tensor that the kernel reads or writes and of each weight; ints, or int64
+            arrays which broadcast against each other.
+    """
+    anchor = graph.op(kernel.anchor)
+    base = _traffic(kernel, graph, shape_of)
+    if anchor.domain == "" and anchor.op_type in WEIGHT_SLOT:
+        return _heavy(base, kernel, anchor, graph, shape_of)
+    return replace(
+        base,
+        vector_ops=_vector_ops(kernel, anchor, shape_of),
+        weight_elements=_total(_parameters(kernel.weights, graph), shape_of),
+    )
+
+
+def _product(shape: Sequence[Count]) -> Count:
+    return math.prod(shape)
+
+
+def _total(tensors: Sequence[str], shape_of: ShapeOf) -> Count:
+    return sum((_product(shape_of(tensor)) for tensor in tensors), start=0)
+
+
+def _parameters(weights: Sequence[str], graph: Graph) -> list[str]:
+    """The constants that are parameters: no shapes or indices, no single numbers such as a Clip's bounds."""
+    shapes = ((name, graph.static_shape(name)) for name in weights if takes_precision(graph.dtype(name)))
+    return [name for name, shape in shapes if shape and math.prod(shape) > 1]
+
+
+def _traffic(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
+    elements: Count = 0
+    other: Count = 0
+    for tensor in (*kernel.reads, *kernel.writes):
+        dtype = graph.dtype(tensor)
+        if dtype is None or takes_precision(dtype):
+            elements = elements + _product(shape_of(tensor))
+        else:
+            other = other + _product(shape_of(tensor)) * dtype.itemsize
+    return Workload("vector", activation_elements=elements, other_bytes=other, owns_weights=kernel.owns_weights)
+
+
+def _heavy(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: ShapeOf) -> Workload:
+    """Add the work on MAC units, the weights and the biases."""
+    weight = anchor.inputs[WEIGHT_SLOT[anchor.op_type]]
+    outputs = _product(shape_of(kernel.writes[-1]))  # fused ops keep the number of elements
+    if anchor.op_type == "ConvTranspose":
+        work = _transposed(base, anchor, weight, graph, shape_of)
+        channels = shape_of(weight)[1] * work.groups
+    elif "Conv" in anchor.op_type:
+        work = _convolution(base, anchor, weight, outputs, graph, shape_of)
+        channels = shape_of(weight)[0]
+    else:
+        work = _matmul(base, anchor, weight, outputs, shape_of)
+        channels = work.channels_out
+    followers = [graph.op(key) for key in kernel.ops if key != kernel.anchor]
+    folded = [op for op in followers if op.op_type in ("BatchNormalization", "Add", "Sub", "Mul", "Div")]
+    vectors = [name for op in folded for name in _parameters([t for t in op.inputs if t in kernel.weights], graph)]
+    has_bias = bool(vectors) or anchor.input(BIAS_SLOT.get(anchor.op_type, len(anchor.inputs))) != ""
+    others = [t for op in followers if op not in folded for t in op.inputs if t in kernel.weights]
+    weights = [weight] if weight in kernel.weights else []
+    return replace(
+        work,
+        weight_elements=_total([*weights, *_parameters(others, graph)], shape_of),
+        bias_elements=channels if has_bias else 0,
+    )
+
+
+def _structure(anchor: Op, weight: str, graph: Graph) -> Kind:
+    """Dense, grouped or depthwise, by the graph's own shapes."""
+    if anchor.attribute("group", 1) == 1:
+        return "dense"
+    shape = graph.static_shape(weight) or ()
+    return "depthwise" if len(shape) > 1 and shape[1] == 1 and anchor.op_type != "ConvTranspose" else "grouped"
+
+
+def _convolution(
+    base: Workload, anchor: Op, weight: str, outputs: Count, graph: Graph, shape_of: ShapeOf
+) -> Workload:
+    """Weight: (channels out, channels in / groups, kernel...)."""
+    out, per_group, *kernel_shape = shape_of(weight)
+    kind = _structure(anchor, weight, graph)
+    groups = 1 if kind == "dense" else shape_of(anchor.inputs[0])[1] // per_group  # so that widths may differ
+    return replace(
+        base,
+        kind=kind,
+        groups=groups,
+        pixels=outputs // out,
+        taps=_product(kernel_shape),
+        channels_in=per_group,
+        channels_out=out // groups,
+    )
+
+
+def _transposed(base: Workload, anchor: Op, weight: str, graph: Graph, shape_of: ShapeOf) -> Workload:
+    """A matrix product at each *input* position whose columns (channels x taps) are then summed where they overlap."""
+    channels, per_group, *kernel_shape = shape_of(weight)
+    groups: Count = int(anchor.attribute("group", 1))
+    if (graph.static_shape(weight) or (0,))[0] == groups > 1:  # one channel a group: as many groups as channels
+        groups = channels
+    return replace(
+        base,
+        kind=_structure(anchor, weight, graph),
+        groups=groups,
+        pixels=_product(shape_of(anchor.inputs[0])) // channels,
+        channels_in=channels // groups,
+        channels_out=per_group * _product(kernel_shape),
+    )
+
+
+def _matmul(base: Workload, anchor: Op, weight: str, outputs: Count, shape_of: ShapeOf) -> Workload:
+    """Rows x inner times inner x columns; a second operand with batch dimensions is one product for each of them."""
+    shape = list(shape_of(weight))
+    if len(shape) == 1:
+        shape.append(1)
+    *batch, inner, columns = shape
+    if anchor.op_type == "Gemm" and anchor.attribute("transB", 0):
+        inner, columns = columns, inner
+    groups = _product(batch)
+    return replace(
+        base,
+        kind="dense",
+        groups=groups,
+        pixels=outputs // (groups * columns),
+        channels_in=inner,
+        channels_out=columns,
+    )
+
+
+def _vector_ops(kernel: Kernel, anchor: Op, shape_of: ShapeOf) -> Count:
+    """Elementwise operations; what is fused behind the anchor costs nothing."""
+    made = _total(kernel.writes, shape_of)
+    read = _total(kernel.reads, shape_of)
+    match kernel.category:
+        case "pool":
+            return _product(shape_of(kernel.writes[-1])) * _product(anchor.attribute("kernel_shape", ()))
+        case "reduce":
+            return read
+        case "resize":
+            mode = anchor.attribute("mode", "nearest")
+            return made * _RESIZE_TAPS.get(mode.decode() if isinstance(mode, bytes) else mode, 1)
+        case "other":
+            return made + read
+        case _:
+            return made * _PASSES.get(kernel.category, 1)
