@@ -115,7 +115,7 @@ def workload(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
     return replace(
         base,
         vector_ops=_vector_ops(kernel, anchor, shape_of),
-        weight_elements=_total(_parameters(kernel.weights, graph), shape_of),
+        weight_elements=_total(_parameters(kernel.weights, graph) if kernel.category != "resize" else (), shape_of),
     )
 
 
