@@ -2,7 +2,9 @@
 
 from typing import TypeGuard
 
+from graphopt.rewrites.fold_space_to_depth_stem import FoldSpaceToDepthStem
 from graphopt.rewrites.fuse_inverted_bottleneck import FuseInvertedBottleneck
+from graphopt.rewrites.merge_linear_convs import MergeLinearConvs
 from graphopt.rewrites.rewrite import Rewrite, SiteRewrite, WidthRewrite
 from graphopt.rewrites.round_channels import RoundChannels
 from graphopt.rewrites.scale_depth import ScaleDepth
@@ -10,7 +12,9 @@ from graphopt.rewrites.swap_depthwise_for_dense import SwapDepthwiseForDense
 from graphopt.rewrites.swap_depthwise_for_grouped import SwapDepthwiseForGrouped
 
 REWRITES: tuple[Rewrite, ...] = (
+    FoldSpaceToDepthStem(),
     FuseInvertedBottleneck(),
+    MergeLinearConvs(),
     RoundChannels(),
     ScaleDepth(),
     SwapDepthwiseForDense(),

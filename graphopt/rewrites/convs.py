@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,11 +113,9 @@ def fresh_name(graph: Graph, base: str) -> str:
     return name
 
 
-def replaced(op: Op, inputs: tuple[str, ...], **attributes: Any) -> Op:
-    """Return ``op`` with other inputs and attributes; a ``group`` of 1 is left out, as exporters do."""
-    if attributes.get("group") == 1:
-        attributes["group"] = None
-    return replace(op.with_attributes(**attributes), inputs=inputs, source=None)
+def replaced(op: Op, inputs: tuple[str, ...], group: int = 1) -> Op:
+    """Return the convolution ``op`` with other inputs and groups; one group is left unsaid, as exporters do."""
+    return replace(op.with_attributes(group=group if group > 1 else None), inputs=inputs, source=None)
 
 
 def values(weight: Weight) -> Floats:
