@@ -32,7 +32,7 @@ from graphopt.errors import VerificationError
 from graphopt.ir.op import Array
 from graphopt.onnx_io.worker import Answer, Failure, Optimisation, Task, work
 from graphopt.verify.compare import OutputComparison, Verdict, compare
-from graphopt.verify.interface import interface_difference, one_line, read_interface
+from graphopt.verify.interface import Interface, interface_difference, one_line, read_interface
 from graphopt.verify.probes import concrete_shape, given_samples, made_up, read_npz, with_neighbours
 
 _SMALL_FILE_BYTES = 8_000_000
@@ -88,17 +88,11 @@ def verify(
     original, rewritten = Path(original), Path(rewritten)
     specs, other = read_interface(original), read_interface(rewritten)
     count = max(2, samples if samples is not None else (6 if _size(original, rewritten) <= _SMALL_FILE_BYTES else 3))
-    shapes = {name: concrete_shape(spec, (input_shapes or {}).get(name)) for name, spec in specs.inputs.items()}
-    values = read_npz(inputs) if isinstance(inputs, str | Path) else inputs
-    source: Literal["given", "seeded"] = "seeded" if values is None else "given"
+    source: Literal["given", "seeded"] = "seeded" if inputs is None else "given"
     difference = interface_difference(specs, other)
     if difference:
         return Verification("differs", (), 0, source, seed, difference)
-    rng = np.random.default_rng(seed)
-    if values is None:
-        base = made_up(specs, shapes, (count + 1) // 2, rng)
-    else:
-        base = given_samples(specs, shapes, values, (count + 1) // 2)
+    base = _samples(specs, inputs, seed, (count + 1) // 2, input_shapes)
     feeds, neighbours = with_neighbours(base, count)
     reference, optimised, result = _runs(original, rewritten, tuple(feeds), timeout_s)
     runs = (*reference, *optimised, *result)
@@ -111,6 +105,36 @@ def verify(
     )
     verdict, reason = _overall(outputs)
     return Verification(verdict, outputs, len(feeds), source, seed, reason)
+
+
+def sample_inputs(
+    model: str | Path,
+    *,
+    inputs: Mapping[str, Array] | str | Path | None = None,
+    seed: int = 0,
+    count: int = 4,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[dict[str, Array], ...]:
+    """Return what :func:`verify` would feed a model with, neighbours left out: at most ``count`` samples.
+
+    Raises:
+        VerificationError: when the model or the inputs cannot be read, or do not fit each other.
+    """
+    return tuple(_samples(read_interface(Path(model)), inputs, seed, count, input_shapes))
+
+
+def _samples(
+    specs: Interface,
+    inputs: Mapping[str, Array] | str | Path | None,
+    seed: int,
+    count: int,
+    input_shapes: Mapping[str, Sequence[int]] | None,
+) -> list[dict[str, Array]]:
+    shapes = {name: concrete_shape(spec, (input_shapes or {}).get(name)) for name, spec in specs.inputs.items()}
+    if inputs is None:
+        return made_up(specs, shapes, count, np.random.default_rng(seed))
+    values = read_npz(inputs) if isinstance(inputs, str | Path) else inputs
+    return given_samples(specs, shapes, values, count)
 
 
 def _column(runs: Sequence[Mapping[str, Array]], name: str) -> list[Array]:
