@@ -53,10 +53,9 @@ def save(
         ModelError: when a weight's values cannot be read.
     """
     path = Path(path)
+    check_output(graph, path)
     model = graph.model
-    if not isinstance(model, ModelFile):
-        raise ValueError("the graph does not come from a model file")
-    _refuse_bad_target(path, model)
+    assert isinstance(model, ModelFile)
     data = DataFile(path) if model.external else None
     pieces = _model_pieces(graph, model, metadata or {}, extra_outputs, data)
     if data is None and sum(piece.size for piece in pieces) > _INLINE_LIMIT:
@@ -68,7 +67,15 @@ def save(
         raise ConfigError(f"cannot be written: {error.strerror or error}", file=str(path)) from error
 
 
-def _refuse_bad_target(path: Path, model: ModelFile) -> None:
+def check_output(graph: Graph, path: str | Path) -> None:
+    """See that ``graph`` can be written to ``path``, before the work that leads there is done.
+
+    Raises:
+        ConfigError: when ``path`` cannot be written, or is the loaded file.
+    """
+    path, model = Path(path), graph.model
+    if not isinstance(model, ModelFile):
+        raise ValueError("the graph does not come from a model file")
     real = path.resolve()
     if real == model.path.resolve():
         raise ConfigError("this is the model that is read; choose another output file", file=str(path))
@@ -80,6 +87,8 @@ def _refuse_bad_target(path: Path, model: ModelFile) -> None:
         raise ConfigError("this is a folder; name a file", file=str(path))
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent}", file=str(path))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"the folder {path.parent} cannot be written", file=str(path))
 
 
 def _write(path: Path, pieces: Sequence[wire.Piece], data: DataFile | None) -> None:
