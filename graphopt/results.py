@@ -10,21 +10,12 @@ from graphopt.cost.estimate import Estimate
 from graphopt.ir.op import Safety
 from graphopt.plan import Plan
 from graphopt.rewrites.rewrite import Refusal
+from graphopt.search.objective import Constraints, Objective
 from graphopt.verify import Verification
 
 OutcomeKind = Literal["optimized", "unchanged", "skipped", "failed"]
-
-Objective = Literal["latency", "peak-memory", "parameters"]
-
-
-@dataclass(frozen=True, slots=True)
-class Constraints:
-    """Upper bounds that the result must keep; ``None`` is no bound."""
-
-    latency_us: float | None = None
-    peak_bytes: int | None = None
-    parameter_bytes: int | None = None
-    macs: int | None = None
+DEFAULT_TARGET = "npu-32"
+"""The target where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +23,8 @@ class Options:
     """How to optimise. The defaults are the command line's.
 
     Attributes:
-        target: name of a bundled target, or path of a target file.
+        target: name of a bundled target, or path of a target file; ``None`` is :data:`DEFAULT_TARGET`, or the plan's
+            own target where a plan is applied.
         allow: the least safe kind of change that may be made.
         packs: packs of rules in force.
         rules: ids of rules added to the packs' (``--rule``).
@@ -49,7 +41,7 @@ class Options:
         verify: whether to run original and result against each other.
     """
 
-    target: str = "npu-32"
+    target: str | None = None
     allow: Safety = "exact"
     packs: tuple[str, ...] = ("default",)
     rules: tuple[str, ...] = ()
@@ -141,11 +133,12 @@ class OptimizeResult:
     """How one model ended.
 
     Attributes:
-        outcome: ``optimized`` or ``unchanged`` (the zoo adds ``skipped`` and ``failed``).
-        reason: why the model is unchanged, else ``""``.
+        outcome: ``optimized``, ``unchanged``, or ``failed`` (a constraint out of reach, a proof that did not hold).
+        reason: why the model is unchanged or the job failed, else ``""``.
         model, output: paths; ``output`` is ``None`` when nothing was written.
         plan, plan_text: the plan, and its file text with gains as comments.
         before, after: estimates of the original and of the written model.
+        safety: what the changes promise together (the least safe of them).
         changes: the decisions that changed something, best first.
         front: Pareto front met on the way (latency, peak memory, parameters).
         verification: the proof, ``None`` when it was not asked for.
@@ -163,6 +156,7 @@ class OptimizeResult:
     plan_text: str
     before: Estimate
     after: Estimate
+    safety: Safety = "exact"
     changes: tuple[Change, ...] = ()
     front: tuple[FrontPoint, ...] = ()
     verification: Verification | None = None

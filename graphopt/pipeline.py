@@ -1,0 +1,289 @@
+"""The jobs: load, save, scan, optimize, apply a plan, estimate. Everything the command line does, it does through these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from graphopt.apply import apply_actions
+from graphopt.cost.estimate import Estimate
+from graphopt.cost.estimate import estimate as estimate_graph
+from graphopt.decide import (
+    actions_of,
+    candidate_of,
+    capacity_kept,
+    changes_of,
+    decisions_of,
+    extend_widths,
+    notes_of,
+    plan_of,
+    planned_rules,
+    why_unchanged,
+)
+from graphopt.errors import PlanError
+from graphopt.ir.op import Array
+from graphopt.onnx_io.save import check_output, save
+from graphopt.outputs import staged
+from graphopt.plan import Plan, plan_to_toml, read_plan
+from graphopt.prepare import Subject, find_catalog, find_rules, open_space, open_subject
+from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, RuleRefusal, ScanResult
+from graphopt.search.local import Found, local_search
+from graphopt.search.objective import Constraints, Scorer
+from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES, Candidates, CostTable, compile_table
+from graphopt.targets.target import Target
+from graphopt.verify import verify
+from graphopt.verify.probes import sample_inputs
+from graphopt.version import __version__
+
+MEMORY_ATTEMPTS = 4
+"""Searches at most until the allocator's peak, and not only the live set, keeps the bound."""
+
+
+def estimate(
+    model: str | Path, target: str | Target = DEFAULT_TARGET, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Estimate:
+    """Estimate what one run of a model costs on a target.
+
+    The model is normalised first (batch normalisation folded, no-ops dropped), as every deployment tool does.
+
+    Raises:
+        ModelError: the model cannot be loaded, or its shapes are not static.
+        ConfigError: there is no such target.
+    """
+    return open_subject(model, target, input_shapes=input_shapes).before
+
+
+def scan(model: str | Path, options: Options | None = None) -> ScanResult:
+    """List every decision that is on offer, with estimated gains and safety, and a plan that keeps everything.
+
+    Raises:
+        ModelError, ConfigError: as :func:`optimize`.
+    """
+    options = options or Options()
+    job = _Job(model, options)
+    chosen = job.table.default()
+    decisions = decisions_of(job.space, job.table, chosen)
+    plan = plan_of(job.subject, job.space, job.rules, job.table, chosen)
+    return ScanResult(
+        plan=plan,
+        plan_text=plan_to_toml(plan, notes_of(decisions)),
+        before=job.subject.before,
+        decisions=decisions,
+        refusals=job.refusals,
+        notes=job.subject.notes,
+    )
+
+
+def optimize(model: str | Path, output: str | Path | None = None, options: Options | None = None) -> OptimizeResult:
+    """Search the best plan for a model, apply it, write the rewritten model and prove what it costs.
+
+    Args:
+        model: ONNX file.
+        output: where to write; ``None`` writes nothing.
+        options: target, rules, objective and the rest.
+
+    Raises:
+        ModelError: the model cannot be loaded, its shapes are not static, or the output cannot be written.
+        ConfigError: a target, rule, pack or option is wrong.
+        VerificationError: the proof could not be made.
+    """
+    options = options or Options()
+    job = _Job(model, options)
+    _check_output(job.subject, output)
+    bounds = options.constraints
+    live_set = bounds.peak_bytes  # the search sees the live set; the arena that counts may need a little more
+    for _ in range(MEMORY_ATTEMPTS):
+        scorer = Scorer(job.table, options.objective, replace(bounds, peak_bytes=live_set))
+        found = local_search(job.table, scorer, seed=options.seed, max_evaluations=options.max_evaluations)
+        draft = _Draft(job, options, found.best)
+        excess = draft.after.peak_activation_bytes - bounds.peak_bytes if bounds.peak_bytes is not None else 0
+        if excess <= 0 or not scorer.feasible(found.score):
+            break
+        assert live_set is not None
+        live_set = max(live_set - excess, 1)
+    result = replace(draft.result(), front=_front(job, found), evaluations=found.evaluations)
+    missed = _missed(draft.after, bounds)
+    if missed:
+        return replace(result, outcome="failed", reason=missed)
+    return _deliver(draft, result, output)
+
+
+def apply_plan(
+    model: str | Path, plan: Plan | str | Path, output: str | Path | None = None, options: Options | None = None
+) -> OptimizeResult:
+    """Apply a plan as it stands: no search, and the plan's own rules and parameters.
+
+    Args:
+        model: the ONNX file that the plan was made for.
+        plan: the plan, or its file.
+        output: where to write; ``None`` writes nothing.
+        options: of these only ``calibration``, ``verify`` and ``seed`` count, and ``target`` for the estimate (the
+            plan's own target where it is ``None``).
+
+    Raises:
+        PlanError: the plan cannot be read, is for another model, or asks for something impossible.
+        ModelError, ConfigError, VerificationError: as :func:`optimize`.
+    """
+    options = options or Options()
+    name = "plan" if isinstance(plan, Plan) else str(plan)
+    wanted = plan if isinstance(plan, Plan) else read_plan(plan)
+    options = replace(
+        options, target=options.target or wanted.target, input_shapes=dict(wanted.input_shapes), allow="retrain"
+    )
+    subject = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes)
+    _check_output(subject, output)
+    try:
+        _check_same_model(wanted, subject)
+        job = _Job(model, options, subject=subject, plan=wanted)
+        draft = _Draft(job, options, candidate_of(wanted, job.space, job.table))
+    except PlanError as error:
+        raise PlanError(f"{name}: {error}") from error
+    return _deliver(draft, draft.result(), output)
+
+
+class _Job:
+    """One model with its priced space."""
+
+    def __init__(
+        self, model: str | Path, options: Options, *, subject: Subject | None = None, plan: Plan | None = None
+    ) -> None:
+        catalog = find_catalog(options)
+        self.subject = subject or open_subject(
+            model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes
+        )
+        if plan is None:
+            self.rules = find_rules(catalog, self.subject.target, options)
+            self.space = open_space(self.subject, self.rules, catalog, options)
+        else:
+            self.rules = planned_rules(plan)
+            self.space = extend_widths(open_space(self.subject, self.rules, catalog, options), plan)
+        self.table: CostTable = compile_table(self.space, self.subject.target)
+
+    @property
+    def refusals(self) -> tuple[RuleRefusal, ...]:
+        """What was refused, in the results' words."""
+        return tuple(RuleRefusal(one.rule, one.refusal) for one in self.space.refused)
+
+
+class _Draft:
+    """A candidate applied: the new graph and its estimate, nothing written yet."""
+
+    def __init__(self, job: _Job, options: Options, chosen: Candidates) -> None:
+        self.job = job
+        self.options = options
+        self.chosen = chosen
+        self.plan = plan_of(job.subject, job.space, job.rules, job.table, chosen)
+        sites, self.widths, self.safety = actions_of(job.space, job.table, chosen)
+        self.inputs: tuple[Mapping[str, Array], ...] = ()
+        if any(action.width < job.space.channels.group(action.group).size for action in self.widths):
+            self.inputs = sample_inputs(
+                job.subject.path, options.calibration, seed=options.seed, input_shapes=options.input_shapes
+            )
+        self.graph = apply_actions(job.subject.graph, job.space.channels, sites, self.widths, self.inputs)
+        self.after = estimate_graph(self.graph, job.subject.target) if self.plan.changes else job.subject.before
+
+    def result(self) -> OptimizeResult:
+        """Tell about it, before anything is written."""
+        job = self.job
+        return OptimizeResult(
+            outcome="optimized" if self.plan.changes else "unchanged",
+            reason="" if self.plan.changes else why_unchanged(job.space, job.subject.target),
+            model=str(job.subject.path),
+            output=None,
+            plan=self.plan,
+            plan_text=plan_to_toml(self.plan, notes_of(decisions_of(job.space, job.table, self.chosen))),
+            before=job.subject.before,
+            after=self.after,
+            safety=self.safety,
+            changes=changes_of(job.space, job.table, self.chosen),
+            capacity_kept=capacity_kept(job.space, self.widths),
+            refusals=job.refusals,
+            notes=job.subject.notes,
+        )
+
+
+def _deliver(draft: _Draft, result: OptimizeResult, output: str | Path | None) -> OptimizeResult:
+    """Write the model, prove it, and only then give it its name.
+
+    An exact plan whose outputs differ is a defect of ours: nothing is written, and the outcome is ``failed``.
+    """
+    options = draft.options
+    path = Path(draft.job.subject.path)
+    if result.outcome == "unchanged":
+        if output is not None:
+            save(draft.job.subject.original, output)
+        return replace(result, output=None if output is None else str(output))
+    with staged(output) as stage:
+        metadata = {
+            "graphopt.version": __version__,
+            "graphopt.target": draft.plan.target,
+            "graphopt.plan": draft.plan.digest,
+            "graphopt.safety": draft.safety,
+        }
+        save(draft.graph, stage.path, metadata=metadata)
+        if options.verify:
+            proof = verify(
+                path, stage.path, inputs=options.calibration, seed=options.seed, input_shapes=options.input_shapes
+            )
+            result = replace(result, verification=proof)
+            if draft.safety == "exact" and proof.verdict == "differs":
+                reason = f"the plan is exact and the outputs differ ({proof.reason}); nothing was written"
+                return replace(result, outcome="failed", reason=reason)
+        stage.keep()
+    return replace(result, output=None if output is None else str(output))
+
+
+def _check_output(subject: Subject, output: str | Path | None) -> None:
+    """Refuse an output that cannot be written before the long part of the work."""
+    if output is not None:
+        check_output(subject.original, output)
+
+
+def _check_same_model(plan: Plan, subject: Subject) -> None:
+    if plan.model_digest != subject.digest:
+        raise PlanError(
+            f"model.digest: the plan is for {plan.model!r} ({plan.model_digest[:19]}...), "
+            f"and {subject.path} is another file ({subject.digest[:19]}...)"
+        )
+    if plan.normalised != subject.normalised:
+        form = {True: "normalised", False: "not normalised"}
+        reason = "; ".join(subject.notes)
+        raise PlanError(
+            f"model.normalised: the plan is about the model {form[plan.normalised]}, "
+            f"and here it is {form[subject.normalised]}{f' ({reason})' if reason else ''}"
+        )
+
+
+def _front(job: _Job, found: Found) -> tuple[FrontPoint, ...]:
+    """The Pareto front in the results' words. Its peaks are live sets, as the search saw them."""
+    if not found.front:
+        return ()
+    rows = np.array(found.front)
+    latency, macs, parameters = job.table.evaluate(rows, (LATENCY, MACS, PARAMETER_BYTES))
+    peaks = job.table.peak_bytes(rows)
+    return tuple(
+        FrontPoint(
+            float(latency[i]),
+            int(peaks[i]),
+            int(parameters[i]),
+            int(macs[i]),
+            plan_of(job.subject, job.space, job.rules, job.table, row),
+        )
+        for i, row in enumerate(rows)
+    )
+
+
+def _missed(after: Estimate, bounds: Constraints) -> str:
+    """Which constraint the best plan still misses, ``""`` when it keeps all."""
+    for option, value, bound in (
+        ("--max-latency-us", after.latency_us, bounds.latency_us),
+        ("--max-peak-bytes", after.peak_activation_bytes, bounds.peak_bytes),
+        ("--max-parameter-bytes", after.parameter_bytes, bounds.parameter_bytes),
+        ("--max-macs", after.macs, bounds.macs),
+    ):
+        if bound is not None and value > bound:
+            return f"no plan found that keeps {option} {bound:g}: the nearest has {value:,.10g}; nothing was written"
+    return ""

@@ -1,0 +1,116 @@
+"""From a file and options to a priced space: the part that scan, optimize and apply share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.catalog.rules import Catalog, Rule, load_catalog
+from graphopt.cost.estimate import Estimate, estimate
+from graphopt.cost.kernels import Kernel, decompose
+from graphopt.errors import ConfigError
+from graphopt.ir.channels import Channels, channel_groups
+from graphopt.ir.graph import Graph
+from graphopt.onnx_io.load import load
+from graphopt.onnx_io.normalise import normalise
+from graphopt.onnx_io.shapes import require_static_shapes
+from graphopt.results import Options
+from graphopt.space.space import Space, build_space
+from graphopt.targets.target import Target, load_target
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as the jobs look at it: normalised where that was possible, with static shapes, priced as it is.
+
+    Attributes:
+        path: the file.
+        digest: ``sha256:...`` of the file.
+        original: the model as it was loaded.
+        graph: the model that decisions are about.
+        normalised: whether ``graph`` was normalised.
+        target: the chip.
+        kernels: how the chip decomposes ``graph``.
+        before: its estimate.
+        notes: sentences for the reader.
+    """
+
+    path: Path
+    digest: str
+    original: Graph
+    graph: Graph
+    normalised: bool
+    target: Target
+    kernels: tuple[Kernel, ...]
+    before: Estimate
+    notes: tuple[str, ...]
+
+
+def open_subject(
+    path: str | Path, target: str | Target, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Subject:
+    """Load, normalise and price a model.
+
+    Raises:
+        ModelError: when it cannot be loaded, or its shapes are not static (the message says what to type).
+        ConfigError: when there is no such target.
+    """
+    chip = target if isinstance(target, Target) else load_target(target)
+    original = load(path, input_shapes=input_shapes)
+    require_static_shapes(original)
+    done = normalise(original)
+    graph = done.graph
+    notes = []
+    if done.reason:
+        notes.append(f"not normalised: {done.reason}")
+    assumed = sorted(set(original.model.input_shapes) - set(input_shapes or {}))
+    for name in assumed:
+        shape = original.model.input_shapes[name]
+        if any(value != dim for value, dim in zip(shape, _declared(original, name), strict=True)):
+            notes.append(f"priced with input {name!r} of shape {','.join(map(str, shape))}")
+    kernels = decompose(graph, chip)
+    before = estimate(graph, chip)
+    digest = f"sha256:{original.model.digest}"
+    return Subject(Path(path), digest, original, graph, not done.reason, chip, kernels, before, tuple(notes))
+
+
+def find_catalog(options: Options) -> Catalog:
+    """The cards and packs that the options can name. Raises :class:`ConfigError` as `load_catalog`."""
+    return load_catalog([Path(folder) for folder in options.rule_dirs])
+
+
+def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule, ...]:
+    """The rules in force.
+
+    Raises:
+        ConfigError: when a rule, pack or parameter is unknown, or a depth multiplier was asked for and is not allowed.
+    """
+    params = {"scale-depth": {"multipliers": options.depth_multipliers}} if options.depth_multipliers else {}
+    rules = catalog.rules_in_force(target.properties, options.packs, options.rules, options.no_rules, params)
+    if options.depth_multipliers:
+        scaling = [rule for rule in rules if rule.id == "scale-depth"]
+        if not scaling:
+            raise ConfigError("--depth-multiplier needs the rule scale-depth: add --rule scale-depth")
+        if min(options.depth_multipliers) < 1.0 and options.allow != "retrain":
+            raise ConfigError("--depth-multiplier below 1 removes channels: add --allow retrain")
+    return rules
+
+
+def open_space(subject: Subject, rules: tuple[Rule, ...], catalog: Catalog, options: Options) -> Space:
+    """Every decision on offer for the subject."""
+    channels: Channels = channel_groups(subject.graph)
+    protect = (*options.protect, *catalog.protected(options.packs))
+    return build_space(
+        subject.graph, channels, subject.kernels, rules, allow=options.allow, protect=tuple(dict.fromkeys(protect))
+    )
+
+
+def _declared(graph: Graph, name: str) -> tuple[object, ...]:
+    for value in graph.model.proto.graph.input:
+        if value.name == name:
+            return tuple(
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param
+                for dim in value.type.tensor_type.shape.dim
+            )
+    return ()

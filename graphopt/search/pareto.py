@@ -1,0 +1,56 @@
+"""The Pareto front of the feasible candidates that a search met."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.search.objective import Scorer
+from graphopt.space.table import LATENCY, PARAMETER_BYTES, Candidates, CostTable
+
+LIMIT = 512
+"""Candidates kept between two prunings."""
+
+
+class Front:
+    """Collects candidates and keeps those that no other beats in latency, peak memory and parameters at once."""
+
+    def __init__(self, table: CostTable, scorer: Scorer) -> None:
+        self._table = table
+        self._scorer = scorer
+        self._rows: list[Candidates] = []
+
+    def add(self, rows: Candidates) -> None:
+        """Offer candidates."""
+        self._rows += list(rows)
+        if len(self._rows) > LIMIT:
+            self._prune()
+
+    def candidates(self) -> tuple[Candidates, ...]:
+        """The front, fastest first."""
+        self._prune()
+        return tuple(self._rows)
+
+    def _prune(self) -> None:
+        rows = np.unique(np.array(self._rows), axis=0)
+        evaluations = self._scorer.evaluations
+        keep = self._scorer(rows) < self._scorer.INFEASIBLE
+        self._scorer.evaluations = evaluations  # they were counted when they were met
+        rows = rows[keep]
+        latency, parameters = self._table.evaluate(rows, (LATENCY, PARAMETER_BYTES))
+        points = np.stack([latency, self._table.peak_bytes(rows), parameters], axis=1)
+        self._rows = [rows[i] for i in non_dominated(points)]
+
+
+def non_dominated(points: npt.NDArray[np.float64]) -> list[int]:
+    """Indices of the points that no other is at least as good as everywhere and better somewhere (smaller is
+    better), sorted by the first column. Of equal points the first one stays.
+
+    Args:
+        points: shape (points, objectives).
+    """
+    front: list[int] = []
+    for i in np.lexsort(points.T[::-1]):
+        if not any((points[j] <= points[i]).all() for j in front):
+            front.append(int(i))
+    return front

@@ -1,0 +1,331 @@
+"""The space, priced once: searching reads tables and never touches a graph.
+
+A *factor* is the price of one kernel (of one option) as a function of the few decisions it depends on. Its table is
+addressed through the *axis sizes* of the kernel, not through the decisions themselves: the cost of a concatenation
+of twenty groups depends on one sum, and so does its table. A candidate is a vector of option numbers, one for each
+decision; its price is one look-up per factor and a sum, done for thousands of candidates at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.cost.kernels import Kernel
+from graphopt.cost.roofline import price
+from graphopt.cost.workload import workload
+from graphopt.ir.channels import AxisSize
+from graphopt.ir.graph import Graph
+from graphopt.space.affine import AffineShape, ScaledPart, base_shape, scale_option
+from graphopt.space.memory import MemoryTable, compile_memory
+from graphopt.space.site import KEEP
+from graphopt.space.space import Space
+from graphopt.targets.target import Target
+
+Candidates = npt.NDArray[np.int64]
+"""Option numbers, shape (candidates, variables)."""
+
+Metrics = npt.NDArray[np.float64]
+
+LATENCY, MACS, PARAMETER_BYTES, DRAM_BYTES, INVALID = range(5)
+"""Rows of a factor's table. ``INVALID`` counts combinations that must not be."""
+
+METRICS = 5
+
+MAX_ENTRIES = 1_000_000
+"""Entries of one factor's table at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One decision as the search sees it: where it is, and how many options it has."""
+
+    kind: Literal["site", "width", "knob"]
+    id: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A table that depends on a few variables.
+
+    Attributes:
+        variables: their indices.
+        offsets: for each variable, what each of its options adds to the address.
+        table: prices, shape (METRICS, entries).
+    """
+
+    variables: tuple[int, ...]
+    offsets: tuple[npt.NDArray[np.int64], ...]
+    table: Metrics
+
+
+class CostTable:
+    """Prices candidates.
+
+    Attributes:
+        variables: the decisions, in the order of a candidate's entries.
+        factors: what the price is made of.
+        constant: metrics of everything that no decision changes.
+        memory: prices peak activation memory (slower; asked for only where it matters).
+    """
+
+    def __init__(
+        self, variables: Sequence[Variable], factors: Sequence[Factor], constant: Metrics, memory: MemoryTable
+    ) -> None:
+        self.variables = tuple(variables)
+        self.factors = tuple(factors)
+        self.constant = constant
+        self.memory = memory
+        self._compile()
+
+    def _compile(self) -> None:
+        """Lay all tables end to end, and the addresses of all factors out as one array per variable slot."""
+        arity = max((len(factor.variables) for factor in self.factors), default=0)
+        count = len(self.factors)
+        widest = max((len(variable.options) for variable in self.variables), default=1)
+        starts = np.cumsum([0, *(factor.table.shape[1] for factor in self.factors)])
+        self._start = starts[:-1].astype(np.int64)
+        self._flat = np.concatenate([f.table for f in self.factors], axis=1) if count else np.zeros((METRICS, 0))
+        self._slots = []
+        for slot in range(arity):
+            which = np.array([f.variables[slot] if slot < len(f.variables) else 0 for f in self.factors])
+            add = np.zeros((count, widest), np.int64)
+            for i, factor in enumerate(self.factors):
+                if slot < len(factor.variables):
+                    add[i, : len(factor.offsets[slot])] = factor.offsets[slot]
+            used = np.flatnonzero(add.any(axis=1))
+            if len(used):
+                self._slots.append((used, which[used], add[used].ravel(), np.arange(len(used)) * widest))
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Number of options of each variable."""
+        return np.array([len(variable.options) for variable in self.variables], np.int64)
+
+    def evaluate(self, candidates: Candidates, metrics: Sequence[int] = tuple(range(METRICS))) -> Metrics:
+        """Return the metrics of candidates, shape (len(metrics), candidates)."""
+        count = len(candidates)
+        address = np.broadcast_to(self._start, (count, len(self._start))).copy()
+        for used, which, add, base in self._slots:
+            address[:, used] += add[candidates[:, which] + base]
+        out = np.empty((len(metrics), count))
+        for row, metric in enumerate(metrics):
+            out[row] = self._flat[metric][address].sum(axis=1) + self.constant[metric]
+        return out
+
+    def peak_bytes(self, candidates: Candidates) -> npt.NDArray[np.float64]:
+        """Peak activation memory of candidates (largest live set, bytes), shape (candidates,)."""
+        return self.memory.peak_bytes(candidates)
+
+    def default(self) -> Candidates:
+        """The candidate that changes as little as the knobs allow, shape (variables,)."""
+        start = np.zeros(len(self.variables), np.int64)
+        for factor in self.factors:
+            if len(factor.variables) == 2 and self.variables[factor.variables[0]].kind == "knob":
+                width = factor.variables[1]
+                allowed = [
+                    option
+                    for option in range(len(self.variables[width].options))
+                    if factor.table[INVALID, factor.offsets[0][start[factor.variables[0]]] + factor.offsets[1][option]] == 0
+                ]
+                start[width] = allowed[0]
+        return start
+
+
+def compile_table(space: Space, target: Target) -> CostTable:
+    """Price every decision of ``space`` on ``target``."""
+    return _Compiler(space, target).table()
+
+
+class _Compiler:
+    """Holds what every factor needs while the table is made."""
+
+    def __init__(self, space: Space, target: Target) -> None:
+        self.space = space
+        self.target = target
+        self.variables = [
+            *(Variable("knob", knob.name, tuple(map(repr, knob.values))) for knob in space.knobs),
+            *(Variable("site", site.id, tuple(option.label for option in site.options)) for site in space.sites),
+            *(Variable("width", w.group.id, tuple(option.label for option in w.options)) for w in space.widths),
+        ]
+        index = {(variable.kind, variable.id): i for i, variable in enumerate(self.variables)}
+        self.site_index = {site.id: index["site", site.id] for site in space.sites}
+        self.width_index = {width.group.id: index["width", width.group.id] for width in space.widths}
+        self.domains = {w.group.id: tuple(option.width for option in w.options) for w in space.widths}
+        self.sizes = {group.id: group.size for group in space.channels.groups}
+        self.constant = np.zeros(METRICS)
+        self.factors: list[Factor] = []
+
+    def table(self) -> CostTable:
+        """Compile everything."""
+        space = self.space
+        region_of = {kernel: site for site in space.sites for kernel in site.kernels}
+        for kernel in space.kernels:
+            if kernel.key not in region_of:
+                self._add_kernel(kernel, space.graph, self._base_shapes(kernel), None)
+        kernels = {kernel.key: kernel for kernel in space.kernels}
+        parts: dict[tuple[str, str], ScaledPart] = {}
+        for site in space.sites:
+            region = [op for key in site.kernels for op in kernels[key].ops]
+            variable = self.site_index[site.id]
+            for number, option in enumerate(site.options):
+                if option.label == KEEP:
+                    for key in site.kernels:
+                        kernel = kernels[key]
+                        self._add_kernel(kernel, space.graph, self._base_shapes(kernel), (variable, number))
+                    continue
+                part = scale_option(space.graph, space.channels, self.target, region, option, self.domains)
+                if part is None:
+                    self._forbid(variable, number, len(site.options))
+                    continue
+                parts[site.id, option.label] = part
+                for kernel in part.kernels:
+                    self._add_kernel(kernel, part.graph, part.shapes, (variable, number))
+                for axis, multiple in part.conditions:
+                    self._add_condition(axis, multiple, (variable, number))
+        self._add_knobs()
+        memory = compile_memory(space, self.target, parts, self.site_index, self.width_index, self.domains)
+        return CostTable(self.variables, self.factors, self.constant, memory)
+
+    def _base_shapes(self, kernel: Kernel) -> dict[str, AffineShape]:
+        names = (*kernel.reads, *kernel.writes, *kernel.weights)
+        return {name: base_shape(self.space.graph, self.space.channels, name) for name in names}
+
+    def _add_kernel(
+        self, kernel: Kernel, graph: Graph, shapes: Mapping[str, AffineShape], when: tuple[int, int] | None
+    ) -> None:
+        """Add the factor of one kernel; ``when`` = (variable, option) makes it count under that option only."""
+        axes = sorted({axis for shape in shapes.values() for axis in shape}, key=repr)
+        grid = _Grid([self._narrowed(axis) for axis in axes], self)
+
+        def shape_of(tensor: str) -> tuple[int | npt.NDArray[np.int64], ...]:
+            return tuple(grid.values(self._narrowed(axis)) for axis in shapes[tensor])
+
+        load = workload(kernel, graph, shape_of)
+        cost = price(load, self.target)
+        rows = (cost.latency_us, cost.macs, load.parameter_bytes(self.target), cost.dram_bytes, 0)
+        table = np.stack([np.broadcast_to(np.asarray(row, float), grid.shape).ravel() for row in rows])
+        self._add_factor(grid, table, when)
+
+    def _narrowed(self, axis: AxisSize) -> AxisSize:
+        """The axis size with the groups that have one width only taken as the number they are."""
+        constant = axis.constant
+        terms = []
+        for group, repeat in axis.terms:
+            if len(self.domains.get(group, ())) > 1:
+                terms.append((group, repeat))
+            else:
+                constant += repeat * (self.domains[group][0] if group in self.domains else self.sizes[group])
+        return AxisSize(constant, tuple(terms))
+
+    def _add_factor(self, grid: _Grid, table: Metrics, when: tuple[int, int] | None) -> None:
+        variables = list(grid.offsets)
+        offsets = [grid.offsets[variable] for variable in variables]
+        if when is not None:  # a first dimension: address 0 where another option is chosen
+            variable, option = when
+            entries = table.shape[1]
+            table = np.concatenate([np.zeros((METRICS, entries)), table], axis=1)
+            switch = np.zeros(len(self.variables[variable].options), np.int64)
+            switch[option] = entries
+            variables.insert(0, variable)
+            offsets.insert(0, switch)
+        if variables:
+            self.factors.append(Factor(tuple(variables), tuple(offsets), table))
+        else:
+            self.constant += table[:, 0]
+
+    def _add_condition(self, axis: AxisSize, multiple: int, when: tuple[int, int]) -> None:
+        """Forbid an option wherever an axis is no multiple."""
+        grid = _Grid([self._narrowed(axis)], self)
+        values = np.broadcast_to(np.asarray(grid.values(self._narrowed(axis))), grid.shape).ravel()
+        table = np.zeros((METRICS, len(values)))
+        table[INVALID] = values % multiple != 0
+        self._add_factor(grid, table, when)
+
+    def _forbid(self, variable: int, option: int, options: int) -> None:
+        table = np.zeros((METRICS, options))
+        table[INVALID, option] = 1
+        self.factors.append(Factor((variable,), (np.arange(options),), table))
+
+    def _add_knobs(self) -> None:
+        """A width is on offer under some values of the knob only."""
+        for position, knob in enumerate(self.space.knobs):
+            for width in self.space.widths:
+                allowed = np.array([[m in option.multipliers for option in width.options] for m in knob.values])
+                table = np.zeros((METRICS, allowed.size))
+                table[INVALID] = ~allowed.ravel()
+                offsets = (np.arange(len(knob.values)) * allowed.shape[1], np.arange(allowed.shape[1]))
+                self.factors.append(Factor((position, self.width_index[width.group.id]), offsets, table))
+
+
+class _Grid:
+    """All combinations of a few axis sizes, as broadcastable arrays, and how decisions address them.
+
+    An axis of one group takes one grid step per width on offer. An axis of several groups (concatenations) takes one
+    per value that the sum can reach, so that its table stays small however many groups there are.
+    """
+
+    def __init__(self, axes: Sequence[AxisSize], compiler: _Compiler) -> None:
+        self._compiler = compiler
+        groups = {axis.terms[0][0] for axis in axes if len(axis.terms) == 1}
+        sums = [axis for axis in dict.fromkeys(axes) if len(axis.terms) > 1]
+        self._dims: list[str | AxisSize] = [*sorted(groups), *sums]
+        lengths = []
+        for dim in self._dims:
+            if isinstance(dim, str):
+                lengths.append(len(compiler.domains[dim]))
+            else:
+                low, high, step = self._reach(dim)
+                lengths.append((high - low) // step + 1)
+        self.shape: tuple[int, ...] = tuple(lengths) or (1,)
+        if int(np.prod(self.shape, dtype=float)) > MAX_ENTRIES:
+            raise MemoryError(f"a kernel depends on too many widths: {self.shape} prices")
+        self.offsets: dict[int, npt.NDArray[np.int64]] = {}
+        for position, dim in enumerate(self._dims):
+            stride = int(np.prod(self.shape[position + 1 :], dtype=np.int64))
+            if isinstance(dim, str):
+                self._add(dim, stride * np.arange(len(compiler.domains[dim])))
+            else:
+                step = self._reach(dim)[2]
+                for group, repeat in dim.terms:
+                    widths = np.array(compiler.domains[group], np.int64)
+                    self._add(group, stride * (repeat * (widths - widths.min()) // step))
+
+    def _add(self, group: str, offsets: npt.NDArray[np.int64]) -> None:
+        variable = self._compiler.width_index[group]
+        self.offsets[variable] = self.offsets.get(variable, 0) + offsets
+
+    def _reach(self, axis: AxisSize) -> tuple[int, int, int]:
+        """Smallest and largest value of an axis, and the step between values."""
+        low = high = axis.constant
+        steps = [0]
+        for group, repeat in axis.terms:
+            widths = self._compiler.domains[group]
+            low += repeat * min(widths)
+            high += repeat * max(widths)
+            steps += [repeat * (width - min(widths)) for width in widths]
+        return low, high, int(np.gcd.reduce(steps)) or 1
+
+    def values(self, axis: AxisSize) -> int | npt.NDArray[np.int64]:
+        """Values of an axis over the grid (broadcastable), or the number it always is."""
+        if not axis.terms:
+            return axis.constant
+        if len(axis.terms) == 1:
+            group, repeat = axis.terms[0]
+            position = self._dims.index(group)
+            line = axis.constant + repeat * np.array(self._compiler.domains[group], np.int64)
+        else:
+            position = self._dims.index(axis)
+            low, high, step = self._reach(axis)
+            line = np.arange(low, high + 1, step, dtype=np.int64)
+        shape = [1] * len(self._dims)
+        shape[position] = len(line)
+        return line.reshape(shape)
+
+
+ShapeOf = Callable[[str], tuple[int | npt.NDArray[np.int64], ...]]
