@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphopt.cost.kernels import Category, Kernel, decompose
+from graphopt.cost.categories import Category
+from graphopt.cost.kernels import Kernel, decompose
 from graphopt.cost.memory import peak_activation_bytes
 from graphopt.cost.roofline import BOUNDS, Bound, price
 from graphopt.cost.workload import workload

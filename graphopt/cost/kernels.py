@@ -1,9 +1,10 @@
 """Decompose a model into kernels: the ops that a target runs as one, and the unit that is priced.
 
-A kernel grows from an *anchor*. A convolution or matrix product takes what folds into its weights (BatchNormalization,
-arithmetic with constants), the activation (also spelled out over several ops), the Add of a residual block and the
-activation after that, as far as the target's fusion table goes and as long as nobody else reads what lies between. Every
-other op that does work is an anchor, too, and takes the activation behind it where the target can do that.
+A kernel grows from an *anchor*. A convolution or matrix product takes what folds into its weights
+(BatchNormalization, arithmetic with constants), the activation (also spelled out over several ops), the Add of a
+residual block and the activation after that, as far as the target's fusion table goes and as long as nobody else reads
+what lies between. Every other op that does work is an anchor, too, and takes the activation behind it where the target
+can do that.
 
 Views and ops on constants alone are free: they belong to no kernel, except for views in the middle of one.
 """
@@ -12,56 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final, Literal
 
+from graphopt.cost.categories import WEIGHT_SLOT, Category, category
 from graphopt.ir.graph import Graph
 from graphopt.ir.liveness import constant_tensors, is_view
 from graphopt.ir.op import Op
-from graphopt.targets.target import ACTIVATIONS, Target
-
-Category = Literal[
-    "conv-1x1", "conv-kxk", "depthwise", "grouped", "transposed", "matmul",
-    "elementwise", "normalise", "pool", "reduce", "resize", "copy", "other",
-]  # fmt: skip
-
-WEIGHT_SLOT: Final = {
-    "Conv": 1,
-    "ConvInteger": 1,
-    "ConvTranspose": 1,
-    "Gemm": 1,
-    "MatMul": 1,
-    "MatMulInteger": 1,
-    "QLinearConv": 3,
-    "QLinearMatMul": 3,
-}
-"""Ops that run on the MAC array, and the input slot of their weight (a MatMul's may be an activation)."""
-
-BIAS_SLOT: Final = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8}
+from graphopt.targets.target import Target
 
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
-_CATEGORIES: Final[dict[Category, frozenset[str]]] = {
-    "elementwise": ACTIVATIONS
-    | frozenset(
-        "Add And BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Cos Div Equal "
-        "Floor Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Max Mean Min Mod Mul Not Or Round Shrink Sign Sin Sub "
-        "Sum Where Xor".split()
-    ),
-    "normalise": frozenset(
-        "GroupNormalization InstanceNormalization LRN LayerNormalization LogSoftmax LpNormalization "
-        "MeanVarianceNormalization RMSNormalization Softmax".split()
-    ),
-    "pool": frozenset("AveragePool LpPool MaxPool".split()),
-    "reduce": frozenset(
-        "ArgMax ArgMin CumSum GlobalAveragePool GlobalLpPool GlobalMaxPool ReduceL1 ReduceL2 ReduceLogSum "
-        "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare TopK".split()
-    ),
-    "resize": frozenset("Resize Upsample".split()),
-    "copy": frozenset(
-        "Concat DepthToSpace Expand Gather GatherElements GatherND Pad ScatterElements ScatterND Slice SpaceToDepth Split "
-        "Tile Transpose".split()
-    ),
-}
-_CATEGORY_OF: Final = {op_type: category for category, op_types in _CATEGORIES.items() for op_type in op_types}
 
 MAX_REGION_OPS = 10
 """Ops of one spelled-out activation at most."""
@@ -115,22 +74,6 @@ def _size(graph: Graph, tensor: str) -> int:
     for dim in graph.static_shape(tensor) or ():
         size *= dim
     return size
-
-
-def category(graph: Graph, op: Op) -> Category:
-    """Return what kind of work ``op`` is as an anchor."""
-    if op.domain:
-        return "other"
-    if op.op_type not in WEIGHT_SLOT:
-        return _CATEGORY_OF.get(op.op_type, "other")
-    if op.op_type == "ConvTranspose":
-        return "transposed"
-    if "Conv" not in op.op_type:
-        return "matmul"
-    shape = graph.static_shape(op.input(WEIGHT_SLOT[op.op_type])) or ()
-    if op.attribute("group", 1) > 1:
-        return "depthwise" if len(shape) > 1 and shape[1] == 1 else "grouped"
-    return "conv-1x1" if all(size == 1 for size in shape[2:]) else "conv-kxk"
 
 
 class _Decomposer:
@@ -197,7 +140,7 @@ class _Decomposer:
         return op.op_type in _ARITHMETIC and self._keeps_shape(op, tensor)
 
     def _activation(self, tensor: str) -> list[Op] | None:
-        """The smallest set of ops behind ``tensor`` that is one activation: only ``tensor`` enters, one tensor leaves."""
+        """The fewest ops behind ``tensor`` that are one activation: only ``tensor`` enters, one tensor leaves."""
         if self.graph.is_output(tensor):
             return None
         inside = [tensor]

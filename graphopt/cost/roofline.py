@@ -1,8 +1,8 @@
 """Price a workload on a target: ``latency = max(compute, DRAM traffic / bandwidth) + overhead``.
 
-Dense work on a weight-stationary R x C array takes SCALE-Sim's closed form (https://github.com/scalesim-project): the
-``K = taps * channels_in`` rows and ``N = channels_out`` columns of the weight are cut into R x C tiles, and each tile is
-loaded (R cycles), then fed with all pixels and drained (R + C + pixels - 2 cycles):
+Dense work on a weight-stationary R x C array takes SCALE-Sim's closed form (https://github.com/scalesim-project):
+the ``K = taps * channels_in`` rows and ``N = channels_out`` columns of the weight are cut into R x C tiles, and each
+tile is loaded (R cycles), then fed with all pixels and drained (R + C + pixels - 2 cycles):
 
     cycles = ceil(K / R) * ceil(N / C) * (2 R + C + pixels - 2) - 1
 
@@ -10,8 +10,9 @@ A target without an array pads channels to its block (``dense = "vector"``). Dep
 ``depthwise``: as many groups as fit side by side in one block-diagonal dense convolution, one convolution for each
 group, or a vector unit with a throughput of its own.
 
-Weights are streamed from DRAM once for each run. Activations go there and back when what a kernel reads and writes does not
-fit on the chip. Both are decided for each kernel alone: the price of a network is a sum, which is what makes searching fast.
+Weights are streamed from DRAM once for each run. Activations go there and back when what a kernel reads and writes
+does not fit on the chip. Both are decided for each kernel alone: the price of a network is a sum, which is what makes
+searching fast.
 """
 
 from __future__ import annotations

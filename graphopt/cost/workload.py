@@ -1,8 +1,8 @@
 """What a kernel has to do, in numbers that no chip enters: MACs, elements, pixels.
 
-Everything is plain arithmetic on dimensions, which may be numbers or arrays that broadcast: a kernel is described under
-thousands of candidate widths in one call. Structure (dense, grouped, depthwise) is read off the graph once and never off
-a dimension that may be an array.
+Everything is plain arithmetic on dimensions, which may be numbers or arrays that broadcast: a kernel is described
+under thousands of candidate widths in one call. Structure (dense, grouped, depthwise) is read off the graph and never
+off a dimension that may be an array.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.cost.kernels import BIAS_SLOT, WEIGHT_SLOT, Kernel
+from graphopt.cost.categories import BIAS_SLOT, WEIGHT_SLOT
+from graphopt.cost.kernels import Kernel
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Op
 from graphopt.targets.target import Target
@@ -153,7 +154,7 @@ def _heavy(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: S
         work = _transposed(base, anchor, weight, graph, shape_of)
         channels = shape_of(weight)[1] * work.groups
     elif "Conv" in anchor.op_type:
-        work = _convolution(base, anchor, weight, outputs, graph, shape_of)
+        work = _convolution(base, kernel, anchor, weight, outputs, shape_of)
         channels = shape_of(weight)[0]
     else:
         work = _matmul(base, anchor, weight, outputs, shape_of)
@@ -171,21 +172,15 @@ def _heavy(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: S
     )
 
 
-def _structure(anchor: Op, weight: str, graph: Graph) -> Kind:
-    """Dense, grouped or depthwise, by the graph's own shapes."""
-    if anchor.attribute("group", 1) == 1:
-        return "dense"
-    shape = graph.static_shape(weight) or ()
-    return "depthwise" if len(shape) > 1 and shape[1] == 1 and anchor.op_type != "ConvTranspose" else "grouped"
-
-
 def _convolution(
-    base: Workload, anchor: Op, weight: str, outputs: Count, graph: Graph, shape_of: ShapeOf
+    base: Workload, kernel: Kernel, anchor: Op, weight: str, outputs: Count, shape_of: ShapeOf
 ) -> Workload:
     """Weight: (channels out, channels in / groups, kernel...)."""
     out, per_group, *kernel_shape = shape_of(weight)
-    kind = _structure(anchor, weight, graph)
-    groups = 1 if kind == "dense" else shape_of(anchor.inputs[0])[1] // per_group  # so that widths may differ
+    kind: Kind = kernel.category if kernel.category in ("grouped", "depthwise") else "dense"
+    groups: Count = 1
+    if kind != "dense":  # as many as the widths make; at least one, even where a table prices widths that nobody takes
+        groups = np.maximum(shape_of(anchor.inputs[0])[1] // per_group, 1)
     return replace(
         base,
         kind=kind,
@@ -205,7 +200,7 @@ def _transposed(base: Workload, anchor: Op, weight: str, graph: Graph, shape_of:
         groups = channels
     return replace(
         base,
-        kind=_structure(anchor, weight, graph),
+        kind="dense" if anchor.attribute("group", 1) == 1 else "grouped",
         groups=groups,
         pixels=_product(shape_of(anchor.inputs[0])) // channels,
         channels_in=channels // groups,

@@ -15,16 +15,18 @@ import numpy.typing as npt
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Op
 
-VIEW_OPS = frozenset(
-    "Dropout Flatten Identity Reshape Squeeze Unsqueeze QuantizeLinear DequantizeLinear".split()
-)
+VIEW_OPS = frozenset({
+    "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Unsqueeze",
+})  # fmt: skip
 """Ops whose first output is their first input in another shape or notation: no work and no memory of their own.
 
-QuantizeLinear and DequantizeLinear are among them because a target computes in its own precision, whatever the file says.
+QuantizeLinear and DequantizeLinear are among them: a target computes in its own precision, whatever the file says.
 """
 
 _SHAPE_READERS = frozenset({"Shape", "Size"})
-_RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
+_RANDOM = frozenset({
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ DepthwiseMode = Literal["block-diagonal", "per-channel", "vector"]
 BYTES_PER_ELEMENT: Final[Mapping[str, int]] = {"int8": 1, "float16": 2, "float32": 4}
 BYTES_PER_BIAS: Final[Mapping[str, int]] = {"int8": 4, "float16": 2, "float32": 4}
 
-ACTIVATIONS: Final[frozenset[str]] = frozenset(
-    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg PRelu Pow Reciprocal Relu Selu "
-    "Sigmoid Softplus Softsign Sqrt Tanh ThresholdedRelu".split()
-)
+ACTIVATIONS: Final[frozenset[str]] = frozenset({
+    "Abs", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Neg",
+    "PRelu", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu",
+})  # fmt: skip
 """Op types that a target may list as fusable: one tensor in, one out, element by element (PRelu: constant slope)."""
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
