@@ -133,13 +133,16 @@ def is_zero(weight: Weight | None) -> bool:
     return weight is None or not np.any(weight.array())
 
 
-def block_diagonal(weight: Array, width: int) -> Array:
-    """Spread a depthwise kernel (C, 1, *kernel) over groups of ``width`` channels: (C, width, *kernel).
+def regroup(weight: Array, groups: int, wanted: int) -> Array:
+    """Spread a kernel with ``groups`` groups, shape (O, I / groups, *kernel), over fewer: (O, I / wanted, *kernel).
 
-    Channel ``c`` keeps its kernel at input ``c % width`` of its group and zeros elsewhere; ``width = C`` is dense.
+    Each output channel keeps its weights at the inputs of its old group and gets zeros elsewhere in the new one.
+    ``wanted`` divides ``groups``; 1 is dense.
     """
-    channels = weight.shape[0]
-    spread = np.zeros((channels, width, *weight.shape[2:]), weight.dtype)
-    every = np.arange(channels)
-    spread[every, every % width] = weight[:, 0]
+    out, width = weight.shape[:2]
+    joined = groups // wanted
+    spread = np.zeros((out, width * joined, *weight.shape[2:]), weight.dtype)
+    channel = np.arange(out)[:, None]
+    block = channel // (out // groups) % joined
+    spread[channel, block * width + np.arange(width)] = weight
     return spread

@@ -1,9 +1,10 @@
-"""Dense convolutions with nothing between, all 1x1 but one at most -> one convolution. Exact.
+"""Convolutions with nothing between, all 1x1 but one at most -> one dense convolution. Exact.
 
     W[o,i,k] = sum_m W2[o,m,k2] * W1[m,i,k1]        b[o] = b2[o] + sum_{m,k2} W2[o,m,k2] * b1[m]
 
 with k the taps of the one that has more than one. A biased 1x1 *before* a zero-padded KxK cannot be merged: the merged
-convolution would pad before the bias is added, and the border would differ. After it, it can.
+convolution would pad before the bias is added, and the border would differ. After it, it can. Only the first may have
+groups: a depthwise and its 1x1 become a dense convolution, while a 1x1 and its depthwise are an inverted bottleneck's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op, Weight
-from graphopt.rewrites.convs import Conv, Floats, bias_values, fresh_name, is_zero, read_conv, replaced, values
+from graphopt.rewrites.convs import Conv, Floats, bias_values, fresh_name, is_zero, read_conv, regroup, replaced, values
 from graphopt.rewrites.rewrite import Match, Refusal
 
 
@@ -48,8 +49,6 @@ class MergeLinearConvs:
         first = read_conv(graph, op)
         if first is None:
             return Refusal(op.key, "the weights are not constant")
-        if not first.is_dense:
-            return Refusal(op.key, "the first convolution has groups")
         chain, refusal = [first], Refusal(op.key, "")
         while len(chain) < params.longest and not refusal.reason:
             found = _next(graph, chain)
@@ -93,8 +92,8 @@ class MergeLinearConvs:
 
 
 def _taps(conv: Conv) -> Floats:
-    """The kernel with its spatial axes in one: (out channels, in channels, taps)."""
-    return values(conv.weight).reshape(*conv.weight.shape[:2], -1)
+    """The kernel made dense, its spatial axes in one: (out channels, in channels, taps)."""
+    return regroup(values(conv.weight), conv.group, 1).reshape(conv.out_channels, conv.in_channels, -1)
 
 
 def _next(graph: Graph, chain: list[Conv]) -> Conv | Refusal:
@@ -109,7 +108,7 @@ def _next(graph: Graph, chain: list[Conv]) -> Conv | Refusal:
     if conv is None or use.slot != 0:
         return Refusal(use.op.key, "what follows is no convolution with constant weights")
     if not conv.is_dense:
-        return Refusal(use.op.key, "the second convolution has groups")
+        return Refusal(use.op.key, "the convolution that follows has groups")
     if conv.is_pointwise:
         return conv
     if not all(before.is_pointwise for before in chain):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Op, Weight
-from graphopt.rewrites.convs import block_diagonal, fresh_name, is_grouped, read_conv, replaced
+from graphopt.rewrites.convs import fresh_name, is_grouped, read_conv, regroup, replaced
 from graphopt.rewrites.rewrite import Match, Refusal
 
 
@@ -48,7 +48,7 @@ class SwapDepthwiseForDense:
             fresh_name(graph, f"{match.anchor}/{self.name}/weight"),
             (channels, channels, *conv.kernel),
             conv.weight.dtype,
-            lambda: block_diagonal(conv.weight.array(), channels),
+            lambda: regroup(conv.weight.array(), channels, 1),
         )
         inputs = (conv.op.input(0), weight.name, *conv.op.inputs[2:])
         return Patch(match.removes, (replaced(conv.op, inputs, group=1),), (weight,))

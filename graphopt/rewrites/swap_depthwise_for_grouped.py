@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Op, Weight
-from graphopt.rewrites.convs import block_diagonal, fresh_name, is_grouped, read_conv, replaced
+from graphopt.rewrites.convs import fresh_name, is_grouped, read_conv, regroup, replaced
 from graphopt.rewrites.rewrite import Match, Refusal, WidthCondition
 
 
@@ -57,12 +57,12 @@ class SwapDepthwiseForGrouped:
         """Put the grouped convolution where the depthwise was."""
         conv = read_conv(graph, graph.op(match.role("depthwise")))
         assert conv is not None
-        width = params.group_width
+        groups = conv.out_channels // params.group_width
         weight = Weight(
             fresh_name(graph, f"{match.anchor}/{self.name}/weight"),
-            (conv.out_channels, width, *conv.kernel),
+            (conv.out_channels, params.group_width, *conv.kernel),
             conv.weight.dtype,
-            lambda: block_diagonal(conv.weight.array(), width),
+            lambda: regroup(conv.weight.array(), conv.group, groups),
         )
         inputs = (conv.op.input(0), weight.name, *conv.op.inputs[2:])
-        return Patch(match.removes, (replaced(conv.op, inputs, group=conv.out_channels // width),), (weight,))
+        return Patch(match.removes, (replaced(conv.op, inputs, group=groups),), (weight,))

@@ -213,7 +213,7 @@ def test_known_stems(attributes: str, kernel: int, folded: int, pads: tuple[int,
 
 @st.composite
 def chains(draw: st.DrawFn) -> tuple[str, dict[str, Array], int, str]:
-    """Two or three dense convolutions in a row: text, weights, opset, and why they cannot all be merged."""
+    """Two or three convolutions in a row: text, weights, opset, and why they cannot all be merged."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     length = draw(st.integers(2, 3))
     spatial = draw(st.integers(0, length - 1))
@@ -222,11 +222,15 @@ def chains(draw: st.DrawFn) -> tuple[str, dict[str, Array], int, str]:
     biases = draw(st.lists(st.booleans(), min_size=length, max_size=length))
     weights: dict[str, Array] = {}
     lines = []
+    groups = draw(st.sampled_from((1, 1, 2, 3)))
+    widths[0] *= groups
+    widths[1] *= groups
     for i in range(length):
-        weights[f"w{i}"] = values(rng, widths[i + 1], widths[i], *(shape.kernel if i == spatial else (1, 1)))
+        group = groups if i == 0 else 1
+        weights[f"w{i}"] = values(rng, widths[i + 1], widths[i] // group, *(shape.kernel if i == spatial else (1, 1)))
         if biases[i]:
             weights[f"b{i}"] = values(rng, widths[i + 1])
-        attributes = f"<{shape.attributes}>" if i == spatial else ""
+        attributes = f"<group = {group}{f', {shape.attributes}' if i == spatial else ''}>"
         lines.append(f"t{i + 1} = Conv{attributes}(t{i}, w{i}{f', b{i}' if biases[i] else ''})")
     body = "\n".join(lines)
     text = f"""m (float[1,{widths[0]},14,15] t0) => (float[?,?,?,?] y) {{ {body} y = Relu(t{length}) }}"""
