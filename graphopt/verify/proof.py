@@ -109,8 +109,8 @@ def verify(
 
 def sample_inputs(
     model: str | Path,
-    *,
     inputs: Mapping[str, Array] | str | Path | None = None,
+    *,
     seed: int = 0,
     count: int = 4,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
