@@ -18,18 +18,16 @@ from graphopt.rewrites.rewrite import Rewrite
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A card bound to a target.
+    """A card bound to a target: all that the rest of graphopt needs of it.
 
     Attributes:
         id: the card's id.
-        card: what people read about it.
         rewrite: the mechanism.
         params: instance of ``rewrite.Params``.
         safety: what the rule promises where a match promises no better.
     """
 
     id: str
-    card: Card
     rewrite: Rewrite
     params: Any
     safety: Safety
@@ -119,7 +117,7 @@ def bind(card: Card, properties: Mapping[str, Property], overrides: Mapping[str,
         ConfigError: a property that the target lacks, a parameter that is not set, or an impossible value.
     """
     params = bind_params(card.rewrite.Params, {**card.params, **(overrides or {})}, properties, card.error)
-    return Rule(card.id, card, card.rewrite, params, card.safety)
+    return Rule(card.id, card.rewrite, params, card.safety)
 
 
 def load_catalog(rule_dirs: Sequence[Path] = ()) -> Catalog:

@@ -7,6 +7,7 @@ hundreds of models in a second; the cards' examples go through the real `load` a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,14 @@ def model(text: str, weights: Mapping[str, Array] | None = None, opset: int = 17
 def to_graph(proto: onnx.ModelProto) -> Graph:
     """Read ``proto``."""
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True).graph
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    constants: dict[str, Any] = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     ops = []
     for node in proto.graph.node:
         values = [(a.name, onnx.helper.get_attribute_value(a)) for a in node.attribute]
         if node.op_type == "Constant":
-            constants[node.output[0]] = onnx.numpy_helper.to_array(values[0][1])
+            value = values[0][1]
+            is_tensor = isinstance(value, onnx.TensorProto)
+            constants[node.output[0]] = onnx.numpy_helper.to_array(value) if is_tensor else np.float32(value)
         attributes = tuple((name, _plain(value)) for name, value in values if not isinstance(value, onnx.TensorProto))
         ops.append(Op(node.op_type, tuple(node.input), tuple(node.output), attributes, node.name, node.domain))
     tensors = {}
@@ -59,7 +62,7 @@ def to_graph(proto: onnx.ModelProto) -> Graph:
         ops,
         inputs=[info.name for info in inferred.input if info.name not in constants],
         outputs=[info.name for info in inferred.output],
-        weights={n: Weight(n, v.shape, v.dtype, lambda v=v: v) for n, v in constants.items()},
+        weights={n: Weight(n, v.shape, v.dtype, partial(np.asarray, v)) for n, v in constants.items()},
         tensors=tensors,
         model=proto,
     )
