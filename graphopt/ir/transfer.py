@@ -62,8 +62,8 @@ _UNARY = _names(
 )
 _PARTIAL = _names("Acos Acosh Asin Atanh Log Reciprocal Sqrt Tan")
 _ELEMENTWISE = _names(
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mul Or "
     "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mul "
+    "Or PRelu Sub Sum Where Xor"
 )
 _POOL = _names("AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool")
 _REDUCE = _names(
