@@ -188,8 +188,8 @@ class Graph:
     def edited(self, patches: Iterable[Patch]) -> Graph:
         """Return a new graph with ``patches`` applied, in order and all at once.
 
-        Constants that nothing reads any more are dropped if the patches made them so. New ops stand where the last
-        op they replace stood; the order is repaired to a topological one where that does not suffice.
+        Constants that nothing reads any more are dropped if the patches made them so. A new op stands where the op
+        stood whose key it takes over, else where the last removed op of its patch stood; the order is repaired to a topological one where that does not suffice.
 
         Raises:
             ValueError: when a patch removes an op that is not there, or makes a tensor or weight that is.
@@ -204,7 +204,10 @@ class Graph:
         tensors = dict(self.tensors)
         for patch in patches:
             place = max((self._order[key] for key in patch.remove), default=len(self._order))
-            ranked += [(place + (i + 1) / (len(patch.add) + 1), op) for i, op in enumerate(patch.add)]
+            here = set(patch.remove)
+            for i, op in enumerate(patch.add):
+                own = self._order[op.key] if op.key in here else place + (i + 1) / (len(patch.add) + 1)
+                ranked.append((float(own), op))
             for weight in patch.weights:
                 if weight.name in weights or weight.name in self._producer:
                     raise ValueError(f"patch makes weight {weight.name!r}, and there is one of that name")
@@ -223,7 +226,7 @@ class Graph:
         """Drop the constants that only removed ops read, and forget tensors that removed ops made."""
         made: set[str] = set()
         for op in ops:
-            for output in op.outputs:
+            for output in filter(None, op.outputs):
                 if output in made:
                     raise ValueError(f"tensor {output!r} is made twice after the patch")
                 made.add(output)
