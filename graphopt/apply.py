@@ -15,7 +15,8 @@ from graphopt.ir.channels import Channels
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op
 from graphopt.ir.resize import Selection, resize
-from graphopt.rewrites.rewrite import Match, Refusal
+from graphopt.rewrites import is_site_rewrite
+from graphopt.rewrites.rewrite import Match, Refusal, SiteRewrite
 from graphopt.weights.importance import select
 from graphopt.weights.means import fold_means
 
@@ -59,9 +60,10 @@ def apply_actions(
     resized = _resized(graph, channels, widths, inputs) if widths else graph
     patches = []
     for action in sites:
-        match = _match(resized, action)
-        patch = action.rule.rewrite.rewrite(resized, match, action.rule.params)
-        patches.append(_signed(patch, action.rule.id))
+        rewrite = action.rule.rewrite
+        assert is_site_rewrite(rewrite)
+        match = _match(resized, rewrite, action)
+        patches.append(_signed(rewrite.rewrite(resized, match, action.rule.params), action.rule.id))
     return resized.edited(patches) if patches else resized
 
 
@@ -85,13 +87,13 @@ def _resized(
     return resized
 
 
-def _match(graph: Graph, action: SiteAction) -> Match:
+def _match(graph: Graph, rewrite: SiteRewrite, action: SiteAction) -> Match:
     """Find the rule's place again."""
     rule = action.rule.id
     if action.anchor not in graph:
         near = did_you_mean(action.anchor, (op.key for op in graph.ops()))
         raise PlanError(f"{rule}: the model has no op {action.anchor!r}{near}")
-    answer = action.rule.rewrite.match(graph, graph.op(action.anchor), action.rule.params)
+    answer = rewrite.match(graph, graph.op(action.anchor), action.rule.params)
     if not isinstance(answer, Match):
         reason = answer.reason if isinstance(answer, Refusal) else "it is no place for this rule"
         raise PlanError(f"{rule} does not apply at {action.anchor!r}: {reason}")

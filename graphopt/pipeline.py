@@ -1,4 +1,4 @@
-"""The jobs: load, save, scan, optimize, apply a plan, estimate. Everything the command line does, it does through these."""
+"""The jobs: scan, optimize, apply a plan, estimate. What the command line does, it does through these."""
 
 from __future__ import annotations
 
@@ -34,16 +34,24 @@ from graphopt.search.local import Found, local_search
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES, Candidates, CostTable, compile_table
 from graphopt.targets.target import Target
-from graphopt.verify import verify
-from graphopt.verify.probes import sample_inputs
+from graphopt.verify import sample_inputs, verify
 from graphopt.version import __version__
 
 MEMORY_ATTEMPTS = 4
 """Searches at most until the allocator's peak, and not only the live set, keeps the bound."""
 
+CALIBRATION_SAMPLES = 64
+"""Given samples that the means of removed channels are taken over."""
+
+MADE_UP_SAMPLES = 4
+"""The same where none are given."""
+
 
 def estimate(
-    model: str | Path, target: str | Target = DEFAULT_TARGET, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: str | Path,
+    target: str | Target = DEFAULT_TARGET,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Estimate:
     """Estimate what one run of a model costs on a target.
 
@@ -180,7 +188,11 @@ class _Draft:
         self.inputs: tuple[Mapping[str, Array], ...] = ()
         if any(action.width < job.space.channels.group(action.group).size for action in self.widths):
             self.inputs = sample_inputs(
-                job.subject.path, options.calibration, seed=options.seed, input_shapes=options.input_shapes
+                job.subject.path,
+                inputs=options.calibration,
+                seed=options.seed,
+                count=CALIBRATION_SAMPLES if options.calibration else MADE_UP_SAMPLES,
+                input_shapes=options.input_shapes,
             )
         self.graph = apply_actions(job.subject.graph, job.space.channels, sites, self.widths, self.inputs)
         self.after = estimate_graph(self.graph, job.subject.target) if self.plan.changes else job.subject.before

@@ -10,7 +10,7 @@ from graphopt.catalog.rules import Catalog, Rule, load_catalog
 from graphopt.cost.estimate import Estimate, estimate
 from graphopt.cost.kernels import Kernel, decompose
 from graphopt.errors import ConfigError
-from graphopt.ir.channels import Channels, channel_groups
+from graphopt.ir.channels import channel_groups
 from graphopt.ir.graph import Graph
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.normalise import normalise
@@ -99,7 +99,7 @@ def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule
 
 def open_space(subject: Subject, rules: tuple[Rule, ...], catalog: Catalog, options: Options) -> Space:
     """Every decision on offer for the subject."""
-    channels: Channels = channel_groups(subject.graph)
+    channels = channel_groups(subject.graph)
     protect = (*options.protect, *catalog.protected(options.packs))
     return build_space(
         subject.graph, channels, subject.kernels, rules, allow=options.allow, protect=tuple(dict.fromkeys(protect))

@@ -50,7 +50,7 @@ class Options:
     protect: tuple[str, ...] = ()
     depth_multipliers: tuple[float, ...] = ()
     objective: Objective = "latency"
-    constraints: Constraints = Constraints()
+    constraints: Constraints = field(default_factory=Constraints)
     seed: int = 0
     max_evaluations: int = 200_000
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -167,11 +167,46 @@ class OptimizeResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ZooNumbers:
+    """What a table of many models shows of one; every cost is an estimate, before and after.
+
+    Attributes:
+        safety: what the changes promise together.
+        changes: number of decisions that changed something.
+        verdict: of the verification, ``None`` when there was none.
+        plan_digest: of the plan that was applied.
+    """
+
+    latency_us_before: float
+    latency_us_after: float
+    peak_activation_bytes_before: int
+    peak_activation_bytes_after: int
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    safety: Safety
+    changes: int
+    verdict: str | None
+    plan_digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class ZooRow:
-    """One model of a zoo. Every model ends in an outcome; ``result`` is there for optimized and unchanged ones."""
+    """One model of a zoo. Every model ends in an outcome.
+
+    Attributes:
+        model: path of the model, relative to the folder.
+        outcome: how it ended.
+        reason: why it is unchanged, was skipped or failed, else ``""``.
+        seconds: how long it took (wall clock).
+        numbers: estimates and verdict; ``None`` where the model never got that far.
+        result: the whole result; ``None`` without numbers, and where an earlier run of the zoo left the row.
+    """
 
     model: str
     outcome: OutcomeKind
     reason: str
     seconds: float
+    numbers: ZooNumbers | None = None
     result: OptimizeResult | None = None

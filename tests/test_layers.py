@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"results"}),
     frozenset({"prepare"}),
     frozenset({"decide"}),
+    frozenset({"outputs"}),
     frozenset({"pipeline"}),
     frozenset({"zoo", "report"}),
     frozenset({"cli"}),

@@ -1,8 +1,8 @@
 """Local search with block moves, macro moves and restarts.
 
-One sweep asks for the best option of every *block* (a decision alone; a site together with the widths it meets), all
-others staying; then takes the longest run of these moves, best first, that still improves. Macro moves change many
-decisions at once: flip every site of a rule, set the knob, round every width. Restarts shake the best candidate.
+One sweep asks for the best option of every *block* (a decision alone; a decision with those whose prices meet its
+own), all others staying; then takes the longest run of these moves, best first, that still improves. Macro moves
+change many decisions at once: flip every site of a rule, set the knob, round every width. Restarts shake the best.
 Everything is drawn from one seeded generator: the same seed gives the same plan in any process.
 """
 
@@ -25,7 +25,7 @@ BLOCK_COMBINATIONS = 64
 BATCH = 4096
 """Candidates priced at once."""
 
-PATIENCE = 4
+PATIENCE = 16
 """Restarts without an improvement after which the search stops."""
 
 
@@ -161,21 +161,23 @@ class _Search:
 
 
 def _blocks(table: CostTable) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """(variables, combinations): each decision alone, and each site with the widths that its factors meet."""
+    """(variables, combinations): each decision alone, and each with the decisions that share a factor with it, as
+    many as fit (sites first: what is done at a place and how wide it is belong together)."""
     sizes = table.sizes
     blocks = [(np.array([v]), np.arange(n)[:, None]) for v, n in enumerate(sizes) if n > 1]
-    meets: dict[int, set[int]] = {}
+    meets: dict[int, set[int]] = {v: set() for v in range(len(sizes))}
     for factor in table.factors:
-        sites = [v for v in factor.variables if table.variables[v].kind == "site"]
-        widths = [v for v in factor.variables if table.variables[v].kind == "width"]
-        for site in sites:
-            meets.setdefault(site, set()).update(widths)
-    for site in sorted(meets):
-        variables = [site]
-        for width in sorted(meets[site]):
-            if np.prod(sizes[[*variables, width]]) <= BLOCK_COMBINATIONS:
-                variables.append(width)
-        if len(variables) > 1:
+        for v in factor.variables:
+            meets[v].update(factor.variables)
+    knobs = {gate.knob for gate in table.gates}
+    seen: set[tuple[int, ...]] = {(v,) for v in range(len(sizes))}
+    for centre in sorted(set(meets) - knobs):
+        variables = [centre]
+        for other in sorted(meets[centre] - knobs - {centre}):
+            if sizes[other] > 1 and np.prod(sizes[[*variables, other]], dtype=float) <= BLOCK_COMBINATIONS:
+                variables.append(other)
+        if tuple(sorted(variables)) not in seen:
+            seen.add(tuple(sorted(variables)))
             options = list(itertools.product(*(range(sizes[v]) for v in variables)))
             blocks.append((np.array(variables), np.array(options)))
     return blocks
@@ -192,9 +194,12 @@ def _macros(table: CostTable) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[n
     widths = [(v, len(variable.options)) for v, variable in enumerate(table.variables) if variable.kind == "width"]
     deepest = max((count for _, count in widths), default=0)
     moves += [[(v, min(step, count - 1)) for v, count in widths] for step in range(deepest)]
-    for knob, value, allowed in table.knob_widths():
-        choices = [options for _, options in allowed]
-        for pick in range(max((len(options) for options in choices), default=1)):
-            moves.append([(knob, value), *((v, options[min(pick, len(options) - 1)]) for v, options in allowed)])
+    for knob in sorted({gate.knob for gate in table.gates}):
+        gates = [gate for gate in table.gates if gate.knob == knob]
+        for value in range(len(table.variables[knob].options)):
+            deepest = max(len(gate.allowed[value]) for gate in gates)
+            for step in range(deepest):
+                chosen = [(g.width, g.allowed[value][min(step, len(g.allowed[value]) - 1)]) for g in gates]
+                moves.append([(knob, value), *chosen])
     unique = [dict(move) for move in moves if move]
     return [(np.array(list(move)), np.array(list(move.values()))) for move in unique]

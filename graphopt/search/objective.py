@@ -77,7 +77,8 @@ class Scorer:
         else:
             score = relative
         score = score + _CHANGE * (candidates != self._default).sum(axis=1)
-        return np.where(off > 0, self.INFEASIBLE * (1.0 + off), score)
+        total: npt.NDArray[np.float64] = np.where(off > 0, self.INFEASIBLE * (1.0 + off), score)
+        return total
 
     def _relative(self, values: Mapping[int, npt.NDArray[np.float64]], metric: int) -> npt.NDArray[np.float64]:
         relative: npt.NDArray[np.float64] = values[metric] / max(float(self._reference[metric]), 1e-12)

@@ -9,14 +9,16 @@ Only shapes are computed: no weight value is touched.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from graphopt.cost.kernels import Kernel, decompose
 from graphopt.ir.channels import AxisSize, Channels
 from graphopt.ir.graph import Graph
 from graphopt.ir.resize import Selection, resize
-from graphopt.rewrites.rewrite import Match, WidthCondition
+from graphopt.rewrites import is_site_rewrite
+from graphopt.rewrites.rewrite import Match
 from graphopt.space.site import Option
 from graphopt.targets.target import Target
 
@@ -73,6 +75,11 @@ def scale_option(
         domains: widths on offer by group id; groups that are missing keep their size.
     """
     part = graph.part(region)
+    inside = replace(
+        channels,
+        layouts={key: layout for key, layout in channels.layouts.items() if key[0] in part.tensors},
+        weights=tuple(cut for cut in channels.weights if cut.op in part),
+    )
     tensors = [tensor for op in part.ops() for tensor in (*op.inputs, *op.outputs) if tensor]
     groups = sorted({group for tensor in tensors for group in channels.groups_of(tensor)} & set(domains))
     conditions = tuple(
@@ -83,7 +90,8 @@ def scale_option(
     def holds(widths: Mapping[str, int]) -> bool:
         return all(_at(axis, widths, channels) % multiple == 0 for axis, multiple in conditions)
 
-    start = _first_that_holds(groups, domains, sizes, conditions, holds)
+    bound = sorted({group for axis, _ in conditions for group, _ in axis.terms} & set(groups))
+    start = _first_that_holds(bound, domains, sizes, holds)
     if start is None:
         return None
     probes = [start]
@@ -91,33 +99,33 @@ def scale_option(
         other = next((w for w in domains[group] if w != start[group] and holds({**start, group: w})), None)
         if other is not None:
             probes.append({**start, group: other})
-    built = [_build(part, channels, target, option, widths) for widths in probes]
+    built = [_build(part, inside, target, option, widths) for widths in probes]
     return _fit(built, probes, conditions)
 
 
 def _at(axis: AxisSize, widths: Mapping[str, int], channels: Channels) -> int:
-    return axis.constant + sum(
-        repeat * widths.get(group, channels.group(group).size) for group, repeat in axis.terms
-    )
+    return axis.constant + sum(repeat * widths.get(group, channels.group(group).size) for group, repeat in axis.terms)
 
 
 def _first_that_holds(
-    groups: Sequence[str],
+    bound: Sequence[str],
     domains: Mapping[str, Sequence[int]],
     sizes: Mapping[str, int],
-    conditions: Sequence[tuple[AxisSize, int]],
-    holds: object,
+    holds: Callable[[Mapping[str, int]], bool],
 ) -> dict[str, int] | None:
-    """The widths nearest to the present ones under which the option applies."""
-    assert callable(holds)
+    """The widths nearest to the present ones under which the option applies; only the groups ``bound`` move."""
     if holds(sizes):
         return dict(sizes)
-    bound = sorted({group for axis, _ in conditions for group, _ in axis.terms} & set(groups))
-    for choice in itertools.product(*(sorted(domains[g], key=lambda w, g=g: abs(w - sizes[g])) for g in bound)):
+    nearest = [sorted(domains[group], key=partial(_distance, sizes[group])) for group in bound]
+    for choice in itertools.product(*nearest):
         widths = {**sizes, **dict(zip(bound, choice, strict=True))}
         if holds(widths):
             return widths
     return None
+
+
+def _distance(size: int, width: int) -> int:
+    return abs(width - size)
 
 
 def _build(
@@ -132,46 +140,72 @@ def _build(
     sized = part.edited([resize(part, channels, selections)]) if selections else part
     patches = []
     for fired in option.fired:
-        match = fired.rule.rewrite.match(sized, sized.op(fired.match.anchor), fired.rule.params)
+        rewrite = fired.rule.rewrite
+        assert is_site_rewrite(rewrite)
+        match = rewrite.match(sized, sized.op(fired.match.anchor), fired.rule.params)
         if not isinstance(match, Match):
-            raise AssertionError(f"{fired.rule.id} matched at {fired.match.anchor!r} and does not after resizing: {match}")
-        patches.append(fired.rule.rewrite.rewrite(sized, match, fired.rule.params))
+            raise AssertionError(f"{fired.rule.id} no longer matches at {fired.match.anchor!r} after resizing: {match}")
+        patches.append(rewrite.rewrite(sized, match, fired.rule.params))
     done = sized.edited(patches)
     return done, decompose(done, target)
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """Shapes of the option's kernels at one choice of widths, by kernel and place in it."""
+
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    group: str
+    step: int
+
+
+def _tensors(kernel: Kernel) -> tuple[str, ...]:
+    return (*kernel.reads, *kernel.writes, *kernel.weights)
+
+
+def _shapes(graph: Graph, kernels: Sequence[Kernel]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    found = []
+    for kernel in kernels:
+        shapes = [graph.static_shape(tensor) for tensor in _tensors(kernel)]
+        found.append(tuple(shape for shape in shapes if shape is not None))
+        if None in shapes:
+            raise KeyError(_tensors(kernel)[shapes.index(None)])
+    return tuple(found)
+
+
 def _fit(
     built: Sequence[tuple[Graph, tuple[Kernel, ...]]],
-    probes: Sequence[Mapping[str, int]],
+    widths: Sequence[Mapping[str, int]],
     conditions: tuple[tuple[AxisSize, int], ...],
 ) -> ScaledPart:
-    """Fit every axis of every tensor of the kernels from the probes (the first is the base, the others move one group)."""
+    """Fit every axis of every tensor: the first probe is the base, each other one moves one group."""
     graph, kernels = built[0]
-    names = [[*k.reads, *k.writes, *k.weights] for k in kernels]
+    base = _shapes(graph, kernels)
+    probes = []
+    for (other, its), moved in zip(built[1:], widths[1:], strict=True):
+        group = next(group for group in moved if moved[group] != widths[0][group])
+        probes.append(_Probe(_shapes(other, its), group, moved[group] - widths[0][group]))
     shapes: dict[str, AffineShape] = {}
-    others = []
-    for (other, its), widths in zip(built[1:], probes[1:], strict=True):
-        moved = next(group for group in widths if widths[group] != probes[0][group])
-        others.append((other, [[*k.reads, *k.writes, *k.weights] for k in its], moved, widths[moved] - probes[0][moved]))
-    for i, tensors in enumerate(names):
-        for j, tensor in enumerate(tensors):
-            base = graph.static_shape(tensor)
-            if base is None:
-                raise KeyError(tensor)
-            axes = []
-            for axis, size in enumerate(base):
-                constant, terms = size, []
-                for other, other_names, group, step in others:
-                    moved_shape = other.static_shape(other_names[i][j])
-                    assert moved_shape is not None
-                    slope, rest = divmod(moved_shape[axis] - size, step)
-                    assert rest == 0, f"axis {axis} of {tensor!r} is not affine in {group!r}"
-                    if slope:
-                        terms.append((group, slope))
-                        constant -= slope * probes[0][group]
-                axes.append(AxisSize(constant, tuple(terms)))
-            shapes[tensor] = tuple(axes)
+    for i, kernel in enumerate(kernels):
+        for j, tensor in enumerate(_tensors(kernel)):
+            shapes[tensor] = tuple(
+                _fit_axis(size, [(probe.group, probe.step, probe.shapes[i][j][axis]) for probe in probes], widths[0])
+                for axis, size in enumerate(base[i][j])
+            )
     return ScaledPart(graph, kernels, shapes, conditions)
 
 
-__all__ = ["AffineShape", "ScaledPart", "WidthCondition", "base_shape", "scale_option", "selection"]
+def _fit_axis(size: int, moved: Sequence[tuple[str, int, int]], base: Mapping[str, int]) -> AxisSize:
+    """An axis of ``size`` at the base widths that had another size when a (group, step) was taken."""
+    constant, terms = size, []
+    for group, step, other in moved:
+        slope, rest = divmod(other - size, step)
+        if rest:
+            raise AssertionError(f"an axis of {size} is not affine in {group!r}")
+        if slope:
+            terms.append((group, slope))
+            constant -= slope * base[group]
+    return AxisSize(constant, tuple(terms))
+
+
+__all__ = ["AffineShape", "ScaledPart", "base_shape", "scale_option", "selection"]

@@ -79,7 +79,8 @@ def compile_memory(
         space: the decisions.
         target: sets the element size.
         parts: the scaled ops of each (site id, option label) that can apply.
-        site_index, width_index: variable numbers by site id and group id.
+        site_index: variable numbers by site id.
+        width_index: variable numbers by group id.
         domains: widths by group id.
     """
     rows = _Rows(space.graph, {group.id: group.size for group in space.channels.groups})
@@ -101,9 +102,7 @@ def compile_memory(
     return rows.table(target, width_index, domains)
 
 
-def _option_rows(
-    rows: _Rows, spans: Sequence[Lifetime], first: int, last: int, part: ScaledPart
-) -> list[list[str]]:
+def _option_rows(rows: _Rows, spans: Sequence[Lifetime], first: int, last: int, part: ScaledPart) -> list[list[str]]:
     """What is alive at each step of an option that replaces the steps ``first`` to ``last``."""
     around = {span.tensor: span for span in spans}
     inner = activation_lifetimes(part.graph, part.kernels)
@@ -180,8 +179,8 @@ class _Rows:
                     continue
                 moving += 1
                 constants[moving][i] = constant
-                for row, repeat in terms:
-                    slopes[moving][row, i] = repeat
+                for which, repeat in terms:
+                    slopes[moving][which, i] = repeat
         alive = np.zeros((count, len(self._alive)))
         for number, row in enumerate(self._alive):
             alive[row, number] = 1.0

@@ -39,7 +39,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One thing that can be done at a site: nothing (:data:`KEEP`), a rule's rewrite, or several that do not collide."""
+    """One thing that can be done at a site: nothing (:data:`KEEP`), one rewrite, or several that do not collide."""
 
     label: str
     fired: tuple[Fired, ...] = ()

@@ -215,7 +215,9 @@ def _offers(
     """What ``rules`` offer for ``group``, smallest first; the first rule that offers a width has it."""
     options: dict[int, WidthOption] = {}
     for rule in rules:
-        answer = rule.rewrite.offer(group, replace(rule.params, **params))
+        rewrite = rule.rewrite
+        assert is_width_rewrite(rewrite)
+        answer = rewrite.offer(group, replace(rule.params, **params))
         if isinstance(answer, WidthOffer):
             reason = guard.unsafe(rule.safety)
             if not reason:

@@ -8,7 +8,7 @@ decision; its price is one look-up per factor and a sum, done for thousands of c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +64,20 @@ class Factor:
     table: Metrics
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A width that depends on a knob: which of its options each value of the knob allows.
+
+    Attributes:
+        knob, width: variable numbers.
+        allowed: for each value of the knob the allowed options, at least one, the least change first.
+    """
+
+    knob: int
+    width: int
+    allowed: tuple[tuple[int, ...], ...]
+
+
 class CostTable:
     """Prices candidates.
 
@@ -72,15 +86,22 @@ class CostTable:
         factors: what the price is made of.
         constant: metrics of everything that no decision changes.
         memory: prices peak activation memory (slower; asked for only where it matters).
+        gates: which widths a knob allows.
     """
 
     def __init__(
-        self, variables: Sequence[Variable], factors: Sequence[Factor], constant: Metrics, memory: MemoryTable
+        self,
+        variables: Sequence[Variable],
+        factors: Sequence[Factor],
+        constant: Metrics,
+        memory: MemoryTable,
+        gates: Sequence[Gate] = (),
     ) -> None:
         self.variables = tuple(variables)
         self.factors = tuple(factors)
         self.constant = constant
         self.memory = memory
+        self.gates = tuple(gates)
         self._compile()
 
     def _compile(self) -> None:
@@ -125,15 +146,8 @@ class CostTable:
     def default(self) -> Candidates:
         """The candidate that changes as little as the knobs allow, shape (variables,)."""
         start = np.zeros(len(self.variables), np.int64)
-        for factor in self.factors:
-            if len(factor.variables) == 2 and self.variables[factor.variables[0]].kind == "knob":
-                width = factor.variables[1]
-                allowed = [
-                    option
-                    for option in range(len(self.variables[width].options))
-                    if factor.table[INVALID, factor.offsets[0][start[factor.variables[0]]] + factor.offsets[1][option]] == 0
-                ]
-                start[width] = allowed[0]
+        for gate in self.gates:
+            start[gate.width] = gate.allowed[start[gate.knob]][0]
         return start
 
 
@@ -188,9 +202,9 @@ class _Compiler:
                     self._add_kernel(kernel, part.graph, part.shapes, (variable, number))
                 for axis, multiple in part.conditions:
                     self._add_condition(axis, multiple, (variable, number))
-        self._add_knobs()
+        gates = self._gates()
         memory = compile_memory(space, self.target, parts, self.site_index, self.width_index, self.domains)
-        return CostTable(self.variables, self.factors, self.constant, memory)
+        return CostTable(self.variables, self.factors, self.constant, memory, gates)
 
     def _base_shapes(self, kernel: Kernel) -> dict[str, AffineShape]:
         names = (*kernel.reads, *kernel.writes, *kernel.weights)
@@ -252,15 +266,19 @@ class _Compiler:
         table[INVALID, option] = 1
         self.factors.append(Factor((variable,), (np.arange(options),), table))
 
-    def _add_knobs(self) -> None:
-        """A width is on offer under some values of the knob only."""
+    def _gates(self) -> list[Gate]:
+        """A width is on offer under some values of a knob only: a gate for the moves, a factor for the price."""
+        gates = []
         for position, knob in enumerate(self.space.knobs):
             for width in self.space.widths:
                 allowed = np.array([[m in option.multipliers for option in width.options] for m in knob.values])
+                variable = self.width_index[width.group.id]
+                gates.append(Gate(position, variable, tuple(tuple(map(int, np.flatnonzero(row))) for row in allowed)))
                 table = np.zeros((METRICS, allowed.size))
                 table[INVALID] = ~allowed.ravel()
                 offsets = (np.arange(len(knob.values)) * allowed.shape[1], np.arange(allowed.shape[1]))
-                self.factors.append(Factor((position, self.width_index[width.group.id]), offsets, table))
+                self.factors.append(Factor((position, variable), offsets, table))
+        return gates
 
 
 class _Grid:
@@ -326,6 +344,3 @@ class _Grid:
         shape = [1] * len(self._dims)
         shape[position] = len(line)
         return line.reshape(shape)
-
-
-ShapeOf = Callable[[str], tuple[int | npt.NDArray[np.int64], ...]]
