@@ -189,7 +189,8 @@ class Graph:
         """Return a new graph with ``patches`` applied, in order and all at once.
 
         Constants that nothing reads any more are dropped if the patches made them so. A new op stands where the op
-        stood whose key it takes over, else where the last removed op of its patch stood; the order is repaired to a topological one where that does not suffice.
+        stood whose key it takes over, else where the last removed op of its patch stood; the order is repaired to a
+        topological one where that does not suffice.
 
         Raises:
             ValueError: when a patch removes an op that is not there, or makes a tensor or weight that is.
