@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +13,7 @@ import onnx
 from graphopt.ir.op import Weight
 from graphopt.onnx_io import wire
 from graphopt.onnx_io.shell import copy_fields
-from graphopt.onnx_io.tensors import external_file, is_external, nbytes
+from graphopt.onnx_io.tensors import external_file, is_external, nbytes, node_tensors
 
 _ALIGNMENT = 4096
 _WORTH_MOVING = 1024
@@ -62,6 +62,22 @@ class DataFile:
         reference.CopyFrom(_without_values(tensor))
         self._place(reference, piece)
         return reference
+
+    def take_node(self, node: onnx.NodeProto, folder: Path) -> onnx.NodeProto:
+        """Return ``node``, or a copy that refers to this file where the node's tensors lie outside."""
+        if not any(is_external(tensor) for tensor in node_tensors([node])):
+            return node
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        self.redirect(node_tensors([copy]), folder)
+        return copy
+
+    def redirect(self, tensors: Iterable[onnx.TensorProto], folder: Path) -> None:
+        """Take the external ones of ``tensors`` and make them refer to this file, in place."""
+        for tensor in tensors:
+            if is_external(tensor):
+                reference = self.take(tensor, folder)
+                tensor.CopyFrom(reference)
 
     def _place(self, tensor: onnx.TensorProto, piece: wire.Piece) -> None:
         offset = -(-self.size // _ALIGNMENT) * _ALIGNMENT

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -41,6 +41,8 @@ def to_node(op: Op, loaded: Op | None, opsets: Mapping[str, int]) -> onnx.NodePr
             carried[name] = value
         elif name in old and name in before and (before[name] is value or _equal(before[name], value)):
             carried[name] = old[name]
+        elif isinstance(value, Weight):
+            carried[name] = onnx.AttributeProto(name=name, type=_AttributeType.TENSOR, t=_tensor(value))
         elif isinstance(value, tuple) and not value:
             carried[name] = onnx.AttributeProto(name=name, type=types.get(name, _AttributeType.INTS))
         else:
@@ -95,13 +97,18 @@ def _attribute_types(op: Op, opsets: Mapping[str, int]) -> dict[str, Any]:
 
 def _for_surgeon(value: Any, kind: int | None) -> Any:
     """Turn an attribute value into what onnx-graphsurgeon exports with the type that the schema asks for."""
-    if isinstance(value, Weight):
-        return gs.Constant(value.name, np.ascontiguousarray(value.array()))
     if kind == _AttributeType.FLOAT:
         return float(value)
     if kind == _AttributeType.FLOATS:
         return [float(item) for item in value]
     return list(value) if isinstance(value, tuple) else value
+
+
+def _tensor(weight: Weight) -> onnx.TensorProto:
+    """The weight's own message, or a new one."""
+    if isinstance(weight.source, onnx.TensorProto):
+        return weight.source
+    return numpy_helper.from_array(weight.array(), weight.name)
 
 
 def _export(op: Op, attributes: dict[str, Any]) -> onnx.NodeProto:

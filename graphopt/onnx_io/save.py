@@ -22,6 +22,7 @@ from graphopt.onnx_io.external import DataFile
 from graphopt.onnx_io.infos import initializer_infos, updated_infos
 from graphopt.onnx_io.model_file import ModelFile
 from graphopt.onnx_io.nodes import to_node
+from graphopt.onnx_io.tensors import graph_tensors, model_tensors
 
 PROVENANCE_KEY = "graphopt.ops"
 """Metadata key of a JSON object: output tensor of each op that a rule made -> id of the rule."""
@@ -29,7 +30,8 @@ PROVENANCE_KEY = "graphopt.ops"
 _INLINE_LIMIT = 2**31 - 2**20
 """Bytes of a model that still fit into one protobuf message."""
 
-_NODE, _INITIALIZER, _GRAPH = 1, 5, 7
+_NODE, _INITIALIZER, _GRAPH, _LAST_FIELD = 1, 5, 7, 1 << 29
+"""Field numbers of onnx.proto."""
 
 
 def save(
@@ -127,12 +129,15 @@ def _model_pieces(
     """The model's fields in the order of their numbers, which is how protobuf itself writes them."""
     proto = model.proto
     head = wire.fields(proto, 0, _GRAPH - 1)
-    tail = onnx.ModelProto()
-    tail.CopyFrom(wire.fields(proto, _GRAPH + 1, 1 << 29))
+    tail = wire.fields(proto, _GRAPH + 1, _LAST_FIELD)
+    assert isinstance(tail, onnx.ModelProto)
     _merge_metadata(tail, graph, metadata)
+    graph_parts = tuple(_graph_pieces(graph, model, extra_outputs, data))
+    if data is not None:
+        data.redirect(model_tensors(tail), model.path.parent)
     return [
         wire.of_message(head),
-        wire.embedded(_GRAPH, *_graph_pieces(graph, model, extra_outputs, data)),
+        wire.embedded(_GRAPH, *graph_parts),
         wire.of_message(tail),
     ]
 
@@ -146,7 +151,7 @@ def _graph_pieces(
     folder = model.path.parent
     for op in graph.ops():
         node = to_node(op, loaded.get(id(op.source)), opsets)
-        yield wire.embedded(_NODE, wire.of_message(node))
+        yield wire.embedded(_NODE, wire.of_message(node if data is None else data.take_node(node, folder)))
     yield wire.of_message(wire.fields(proto, _NODE + 1, _INITIALIZER - 1))
     names: list[str] = []
     for tensor in proto.initializer:
@@ -163,9 +168,11 @@ def _graph_pieces(
         if name not in names and name not in sparse and graph.producer(name) is None:
             names.append(name)
             yield _weight_piece(graph, name, data)
-    rest = onnx.GraphProto()
-    rest.CopyFrom(wire.fields(proto, _INITIALIZER + 1, 1 << 29))
+    rest = wire.fields(proto, _INITIALIZER + 1, _LAST_FIELD)
+    assert isinstance(rest, onnx.GraphProto)
     _update_rest(rest, graph, model, names, extra_outputs)
+    if data is not None:
+        data.redirect(graph_tensors(rest), folder)
     yield wire.of_message(rest)
 
 

@@ -41,7 +41,7 @@ def model_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor anywhere in the model: initializers, attributes, subgraphs, functions, training info."""
     yield from graph_tensors(model.graph)
     for function in model.functions:
-        yield from _node_tensors(function.node)
+        yield from node_tensors(function.node)
     for training in model.training_info:
         yield from graph_tensors(training.initialization)
         yield from graph_tensors(training.algorithm)
@@ -53,17 +53,21 @@ def graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for sparse in graph.sparse_initializer:
         yield sparse.values
         yield sparse.indices
-    yield from _node_tensors(graph.node)
+    yield from node_tensors(graph.node)
 
 
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+def node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Every tensor in the attributes of nodes, subgraphs included."""
     for node in nodes:
         for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
+            kind = attribute.type
+            if kind == onnx.AttributeProto.TENSOR:
                 yield attribute.t
-            elif attribute.type == onnx.AttributeProto.GRAPH:
+            elif kind == onnx.AttributeProto.SPARSE_TENSOR:
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            elif kind == onnx.AttributeProto.GRAPH:
                 yield from graph_tensors(attribute.g)
-            elif attribute.type in (onnx.AttributeProto.TENSORS, onnx.AttributeProto.GRAPHS):
+            elif kind in (onnx.AttributeProto.TENSORS, onnx.AttributeProto.GRAPHS):
                 yield from attribute.tensors
                 for graph in attribute.graphs:
                     yield from graph_tensors(graph)

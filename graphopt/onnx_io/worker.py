@@ -39,7 +39,6 @@ class Task:
         optimisation: onnxruntime's graph optimisation level.
         inputs: for each run, the fed tensors by name (plain numpy types; strings as unicode arrays).
         outputs: names of the outputs to bring back, ``None`` for all.
-        data_folder: folder of the external data where that is not the model's own.
     """
 
     kind: Literal["open", "optimise", "run", "shapes"]
@@ -48,7 +47,6 @@ class Task:
     optimisation: Optimisation = "all"
     inputs: tuple[Mapping[str, Array], ...] = ()
     outputs: tuple[str, ...] | None = None
-    data_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,6 @@ def _order(task: Task, arrays: _Arrays) -> dict[str, Any]:
         "optimisation": task.optimisation,
         "inputs": [{name: arrays.put(array) for name, array in feed.items()} for feed in task.inputs],
         "outputs": None if task.outputs is None else list(task.outputs),
-        "data_folder": None if task.data_folder is None else str(task.data_folder.absolute()),
     }
 
 

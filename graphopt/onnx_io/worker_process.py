@@ -29,14 +29,9 @@ def _session(order: dict[str, Any]) -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    model: Any = order["model"]
     if order["kind"] == "optimise":
         options.optimized_model_filepath = order["out"]
-    if order["data_folder"] is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", order["data_folder"])
-        with open(model, "rb") as file:
-            model = file.read()
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(order["model"], options, providers=["CPUExecutionProvider"])
 
 
 def _shape(value: Any) -> tuple[str, list[int]] | None:
