@@ -194,13 +194,22 @@ def decisions_of(space: Space, table: CostTable, chosen: Candidates) -> tuple[De
     for site in space.sites:
         v = index["site", site.id]
         options = tuple(
-            OptionView(option.label, option.safety, gain[v, i], chosen[v] == i) for i, option in enumerate(site.options)
+            OptionView(
+                option.label, option.safety, gain[v, i], bool(chosen[v] == i), tuple(f.rule.id for f in option.fired)
+            )
+            for i, option in enumerate(site.options)
         )
         views.append(DecisionView("site", site.id, str(space.graph.op(site.id)), options))
     for width in space.widths:
         v = index["width", width.group.id]
         options = tuple(
-            OptionView(option.label, option.safety, gain[v, i], chosen[v] == i)
+            OptionView(
+                option.label,
+                option.safety,
+                gain[v, i],
+                bool(chosen[v] == i),
+                () if option.rule == KEEP else (option.rule,),
+            )
             for i, option in enumerate(width.options)
         )
         maker = width.group.makers[0] if width.group.makers else ""

@@ -79,12 +79,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class OptionView:
-    """One option of a site or width, as `scan` and `explain` show it: gain alone against the untouched model."""
+    """One option of a site or width, as `scan` and `explain` show it: gain alone against the untouched model.
+
+    ``rules`` are the ids of the rules that offer it, none for keeping things as they are.
+    """
 
     label: str
     safety: Safety
     gain_us: float
     chosen: bool = False
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

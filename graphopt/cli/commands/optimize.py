@@ -1,0 +1,62 @@
+"""`graphopt optimize`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from graphopt.cli import options as o
+
+
+@click.command(
+    "optimize",
+    epilog=o.notes(
+        example="graphopt optimize model.onnx --target npu-32 -o model.npu-32.onnx --report report.html",
+        codes=(
+            "0 done (also where nothing was left to change); 1 a constraint is out of reach, or an exact plan "
+            "does not prove equal; 2 bad input"
+        ),
+        keys=(
+            "outcome, reason, model, output, plan_file, report_file, safety, plan_digest, before, after, "
+            "capacity_kept, changes, front, verification, refusals, notes, evaluations"
+        ),
+    ),
+)
+@o.model_argument
+@click.option("-o", "--output", type=click.Path(), metavar="OUT", help="[default: <model>.<target>.onnx, here]")
+@click.option("--plan-out", type=click.Path(), metavar="FILE", help="[default: <OUT without .onnx>.plan.toml]")
+@o.force_option
+@o.target_option
+@o.rule_options
+@o.search_options
+@o.seed_option
+@o.shape_option
+@o.calibration_option
+@click.option("--verify/--no-verify", default=True, help="Run both models against each other [default: verify].")
+@o.report_option
+@o.json_option
+@o.debug_option
+def command(
+    model: str,
+    output: str | None,
+    plan_out: str | None,
+    force: bool,
+    report: str | None,
+    as_json: bool,
+    **values: Any,
+) -> int:
+    """Search the best plan for MODEL, apply it, and prove the result.
+
+    Writes the rewritten model and, beside it, the plan that made it. Only exact changes are made unless --allow says
+    otherwise. Nothing is written when a constraint is out of reach or an exact plan does not prove equal.
+    """
+    from graphopt.cli.jobs import deliver, prepare_outputs, target_label
+    from graphopt.pipeline import optimize
+
+    options = o.make_options(values)
+    out = Path(output) if output else Path(f"{Path(model).stem}.{target_label(options.target)}.onnx")
+    files = prepare_outputs(model, out, plan_out, report, force=force)
+    result = optimize(model, files.model, options)
+    return deliver(result, files, as_json=as_json)

@@ -1,0 +1,161 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from graphopt.results import Options
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "t": 10**12}
+_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+class Amount(click.ParamType):  # type: ignore[type-arg]
+    """A whole number with an optional unit: ``300000``, ``256KB`` (1000 bytes each), ``1.5MiB``, ``300M``."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse the text; a number stays."""
+        if isinstance(value, int):
+            return value
+        match = _NUMBER.fullmatch(value)
+        if match is None or match[2].lower() not in _UNITS:
+            self.fail(f"'{value}' is no amount; write for example 300000, 256KB, 256KiB or 1.5MB", param, ctx)
+        amount = float(match[1]) * _UNITS[match[2].lower()]
+        if not math.isfinite(amount) or amount < 1:
+            self.fail(f"'{value}' must be at least 1", param, ctx)
+        return int(amount)
+
+
+class InputShape(click.ParamType):  # type: ignore[type-arg]
+    """``name:1,3,224,224``. The name may hold colons: the last one counts."""
+
+    name = "name:dims"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Parse the text."""
+        if isinstance(value, tuple):
+            return value
+        name, colon, dims = value.rpartition(":")
+        parts = dims.split(",") if dims else []
+        if not (name and colon) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"'{value}' is no input shape; write NAME:1,3,224,224", param, ctx)
+        return name, tuple(int(part) for part in parts)
+
+
+class Multipliers(click.ParamType):  # type: ignore[type-arg]
+    """``0.75`` or a list to choose from, ``1,0.75,0.5``."""
+
+    name = "m[,m...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse the text."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            found = tuple(float(part) for part in value.split(","))
+        except ValueError:
+            found = ()
+        if not found or not all(math.isfinite(one) and 0 < one <= 4 for one in found):
+            self.fail(f"'{value}' must be one number or several, over 0 and up to 4, as 0.75 or 1,0.75,0.5", param, ctx)
+        return found
+
+
+def notes(*, example: str, codes: str = "", keys: str = "") -> str:
+    """The end of a command's help: exit codes, the keys of `--json`, an example that can be pasted."""
+    parts = [f"Exit codes: {codes}."] if codes else []
+    parts += [f"JSON keys: {keys}."] if keys else []
+    return "\n\n".join([*parts, f"\b\nExample:  {example}"])
+
+
+def stacked(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """One decorator that adds several options, first one first in the help."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+model_argument = click.argument("model", type=click.Path(), metavar="MODEL")
+target_option = click.option(
+    "-t", "--target", metavar="T", help="Bundled target or path of a target file (see `graphopt targets list`)."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+force_option = click.option("-f", "--force", is_flag=True, help="Replace files that exist.")
+shape_option = click.option(
+    "--input-shape", "input_shapes", type=InputShape(), multiple=True, metavar="NAME:DIMS",
+    help="Concrete shape of a dynamic input, as x:1,3,224,224. Repeatable.",
+)  # fmt: skip
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the search and made-up inputs.")
+calibration_option = click.option(
+    "--calibration", type=click.Path(), metavar="FILE.npz",
+    help="Real inputs by input name, first axis over samples: used for the proof and for removed channels.",
+)  # fmt: skip
+report_option = click.option("--report", type=click.Path(), metavar="FILE.html", help="Write a report to look at.")
+
+rule_options = stacked(
+    click.option(
+        "--allow", type=click.Choice(["exact", "repaired", "retrain"]), default="exact", show_default=True,
+        help="The least safe kind of change that may be made.",
+    ),
+    click.option("--pack", "packs", multiple=True, metavar="P", help="Pack of rules [default: default]. Repeatable."),
+    click.option("--rule", "rules", multiple=True, metavar="ID", help="Add a rule (or glob). Repeatable."),
+    click.option("--no-rule", "no_rules", multiple=True, metavar="ID", help="Leave a rule out. Repeatable."),
+    click.option(
+        "--rule-dir", "rule_dirs", multiple=True, type=click.Path(), metavar="DIR",
+        help="Folder with your own cards and packs. Repeatable.",
+    ),
+    click.option(
+        "--protect", multiple=True, metavar="GLOB", help="Ops or tensors that stay as they are. Repeatable."
+    ),
+    click.option(
+        "--depth-multiplier", "depth_multipliers", type=Multipliers(), metavar="M[,M...]",
+        help="Scale the channels of the whole model: one value, or several to choose from.",
+    ),
+)  # fmt: skip
+
+search_options = stacked(
+    click.option(
+        "--objective", type=click.Choice(["latency", "peak-memory", "parameters"]), default="latency",
+        show_default=True, help="What is minimised.",
+    ),
+    click.option("--max-latency-us", type=click.FloatRange(min=0, min_open=True), metavar="US", help="Upper bound."),
+    click.option("--max-peak-bytes", type=Amount(), metavar="N", help="Upper bound, as 256KB or 1.5MiB."),
+    click.option("--max-parameter-bytes", type=Amount(), metavar="N", help="Upper bound, as 1MB."),
+    click.option("--max-macs", type=Amount(), metavar="N", help="Upper bound, as 300M."),
+    click.option(
+        "--max-evaluations", type=click.IntRange(min=1), metavar="N", help="Stop the search after N priced candidates."
+    ),
+)  # fmt: skip
+
+
+def make_options(values: Mapping[str, Any]) -> Options:
+    """Turn parsed values (those of the options above, by name; any may be missing) into `Options`."""
+    from graphopt.results import Options
+    from graphopt.search.objective import Constraints
+
+    bounds = {name: values.get(f"max_{name}") for name in ("latency_us", "peak_bytes", "parameter_bytes", "macs")}
+    given: dict[str, Any] = {"constraints": Constraints(**bounds)}
+    for name in (
+        "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
+        "seed", "max_evaluations", "calibration", "verify",
+    ):  # fmt: skip
+        if values.get(name) not in (None, ()):
+            given[name] = values[name]
+    return Options(input_shapes=dict(values.get("input_shapes") or ()), **given)

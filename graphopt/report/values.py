@@ -1,0 +1,126 @@
+"""Results as plain values for JSON: the stable keys that scripts may rely on.
+
+Keys are the attributes' names (units are in them). What JSON cannot say, ``nan`` and the infinities, is ``null``.
+Plans are given by digest and text. Lists of kernels are given where they are asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphopt.cost.estimate import Estimate
+from graphopt.results import FrontPoint, OptimizeResult, ScanResult, ZooRow
+from graphopt.verify import Verification
+
+HEADLINE = (
+    "latency_us",
+    "peak_activation_bytes",
+    "parameters",
+    "parameter_bytes",
+    "macs",
+    "dram_bytes",
+)
+"""Numbers of an estimate that summaries show, in their order."""
+
+
+def estimate_values(estimate: Estimate, *, kernels: bool = False) -> dict[str, Any]:
+    """``target``, ``kind`` (always ``estimate``), the headline numbers and, if asked for, ``kernels``."""
+    values: dict[str, Any] = {"kind": "estimate", "target": estimate.target}
+    values |= {name: clean(getattr(estimate, name)) for name in HEADLINE}
+    if kernels:
+        values["kernels"] = [clean(kernel) for kernel in estimate.kernels]
+    return values
+
+
+def verification_values(proof: Verification) -> dict[str, Any]:
+    """``verdict``, ``reason``, ``samples``, ``inputs``, ``seed`` and ``outputs``."""
+    values: dict[str, Any] = clean(proof)
+    return values
+
+
+def optimize_values(result: OptimizeResult) -> dict[str, Any]:
+    """Everything about one optimised model but the plan's text; see `OptimizeResult`."""
+    return {
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "model": result.model,
+        "output": result.output,
+        "safety": result.safety,
+        "plan_digest": result.plan.digest,
+        "before": estimate_values(result.before),
+        "after": estimate_values(result.after),
+        "capacity_kept": clean(result.capacity_kept),
+        "changes": [clean(change) for change in result.changes],
+        "front": [_front_values(point) for point in result.front],
+        "verification": None if result.verification is None else verification_values(result.verification),
+        "refusals": refusal_values(result),
+        "notes": list(result.notes),
+        "evaluations": result.evaluations,
+    }
+
+
+def scan_values(result: ScanResult) -> dict[str, Any]:
+    """``before``, ``decisions`` with their options, ``refusals``, ``notes`` and the plan's digest."""
+    return {
+        "model": result.plan.model,
+        "plan_digest": result.plan.digest,
+        "before": estimate_values(result.before),
+        "decisions": [clean(decision) for decision in result.decisions],
+        "refusals": refusal_values(result),
+        "notes": list(result.notes),
+    }
+
+
+def refusal_values(result: OptimizeResult | ScanResult) -> list[dict[str, str]]:
+    """One object for each refusal: ``rule``, ``place``, ``reason``."""
+    return [{"rule": one.rule, "place": one.refusal.place, "reason": one.refusal.reason} for one in result.refusals]
+
+
+def zoo_values(rows: tuple[ZooRow, ...]) -> dict[str, Any]:
+    """``outcomes`` (how many of each) and ``rows``: ``model``, ``outcome``, ``reason``, ``seconds``, ``numbers``."""
+    outcomes = {
+        kind: sum(row.outcome == kind for row in rows) for kind in ("optimized", "unchanged", "skipped", "failed")
+    }
+    return {"outcomes": outcomes, "rows": [zoo_row_values(row) for row in rows]}
+
+
+def zoo_row_values(row: ZooRow) -> dict[str, Any]:
+    """One row of :func:`zoo_values`."""
+    return {
+        "model": row.model,
+        "outcome": row.outcome,
+        "reason": row.reason,
+        "seconds": clean(row.seconds),
+        "numbers": clean(row.numbers),
+    }
+
+
+def _front_values(point: FrontPoint) -> dict[str, Any]:
+    return {
+        "latency_us": clean(point.latency_us),
+        "peak_bytes": point.peak_bytes,
+        "parameter_bytes": point.parameter_bytes,
+        "macs": point.macs,
+        "plan_digest": point.plan.digest,
+    }
+
+
+def clean(value: Any) -> Any:
+    """Turn dataclasses, tuples, mappings, paths and numpy numbers into what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: clean(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [clean(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and not isinstance(value, str | bytes):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
