@@ -173,9 +173,8 @@ class _Decomposer:
         operands = [tensor for tensor in op.inputs if tensor in inside]
         if not self._keeps_shape(op, operands[0]):
             return False
-        if op.op_type in self.fusion.activations:
-            return len(operands) == 1
-        return self.fusion.spelled_out_activations and op.op_type in _ARITHMETIC
+        spelled_out = self.fusion.spelled_out_activations and op.op_type in _ARITHMETIC
+        return spelled_out or op.op_type in self.fusion.activations
 
     def _others_constant(self, op: Op, data: set[str]) -> bool:
         return all(not tensor or tensor in data or tensor in self.constants for tensor in op.inputs)

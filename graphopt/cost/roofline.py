@@ -73,7 +73,7 @@ def cycles(workload: Workload, target: Target) -> Real:
     w = workload
     if w.kind == "vector":
         return np.asarray(w.vector_ops / target.vector_elements_per_cycle)
-    if w.kind == "dense" or target.depthwise == "per-channel":
+    if w.kind == "product" or target.depthwise == "per-channel":
         return np.asarray(w.groups * _dense_cycles(target, w.pixels, w.taps, w.channels_in, w.channels_out))
     if target.depthwise == "block-diagonal":
         width = np.maximum(w.channels_in, w.channels_out)

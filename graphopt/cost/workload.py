@@ -1,8 +1,8 @@
 """What a kernel has to do, in numbers that no chip enters: MACs, elements, pixels.
 
 Everything is plain arithmetic on dimensions, which may be numbers or arrays that broadcast: a kernel is described
-under thousands of candidate widths in one call. Structure (dense, grouped, depthwise) is read off the graph and never
-off a dimension that may be an array.
+under thousands of candidate widths in one call. Structure (depthwise or not) is read off the graph and never off a
+dimension that may be an array.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Count = int | npt.NDArray[np.int64]
 
 ShapeOf = Callable[[str], Sequence[Count]]
 
-Kind = Literal["dense", "grouped", "depthwise", "vector"]
+Kind = Literal["convolution", "depthwise", "product", "vector"]
 
 _PASSES: Final = {"normalise": 3}
 """How often an op goes over its elements (a normalisation: twice for the statistics, once to apply them)."""
@@ -39,7 +39,8 @@ class Workload:
     """The work of one kernel; any field of type `Count` may be an array.
 
     Attributes:
-        kind: ``dense``, ``grouped`` and ``depthwise`` run on MAC units, ``vector`` elsewhere.
+        kind: ``convolution`` (dense or grouped), ``depthwise`` and ``product`` (of matrices) run on MAC units, and
+            ``vector`` elsewhere.
         groups: independent products (groups of a convolution, matrices of a batched product).
         pixels: output positions, batch included.
         taps: kernel positions (height x width).
@@ -177,13 +178,11 @@ def _convolution(
 ) -> Workload:
     """Weight: (channels out, channels in / groups, kernel...)."""
     out, per_group, *kernel_shape = shape_of(weight)
-    kind: Kind = kernel.category if kernel.category in ("grouped", "depthwise") else "dense"
-    groups: Count = 1
-    if kind != "dense":  # as many as the widths make; at least one, even where a table prices widths that nobody takes
-        groups = np.maximum(shape_of(anchor.inputs[0])[1] // per_group, 1)
+    # as many groups as the widths make; at least one, even where a table prices widths that nobody takes
+    groups = np.maximum(shape_of(anchor.inputs[0])[1] // per_group, 1)
     return replace(
         base,
-        kind=kind,
+        kind="depthwise" if kernel.category == "depthwise" else "convolution",
         groups=groups,
         pixels=outputs // out,
         taps=_product(kernel_shape),
@@ -200,7 +199,7 @@ def _transposed(base: Workload, anchor: Op, weight: str, graph: Graph, shape_of:
         groups = channels
     return replace(
         base,
-        kind="dense" if anchor.attribute("group", 1) == 1 else "grouped",
+        kind="convolution",
         groups=groups,
         pixels=_product(shape_of(anchor.inputs[0])) // channels,
         channels_in=channels // groups,
@@ -219,7 +218,7 @@ def _matmul(base: Workload, anchor: Op, weight: str, outputs: Count, shape_of: S
     groups = _product(batch)
     return replace(
         base,
-        kind="dense",
+        kind="product",
         groups=groups,
         pixels=outputs // (groups * columns),
         channels_in=inner,

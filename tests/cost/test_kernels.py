@@ -109,6 +109,12 @@ def test_residual_add_and_the_activation_behind_it() -> None:
     assert kernels[1].reads == ("relu1", "in0")
 
 
+def test_adding_a_constant_is_no_residual() -> None:
+    m = Builder()
+    graph = m.graph(m.binary("Add", m.unary("Relu", m.conv(m.input(1, 16, 8, 8), 16)), m.weight(1, 16, 8, 8)))
+    assert types(graph, CPU) == ["Conv+Relu", "Add"]
+
+
 def test_of_two_convolutions_the_later_takes_the_add() -> None:
     m = Builder()
     x = m.input(1, 16, 8, 8)

@@ -19,7 +19,7 @@ CPU = load_target("cpu-x86-64")
 
 
 def dense(pixels: int, taps: int, ins: int, outs: int, **more: int) -> Workload:
-    return Workload("dense", pixels=pixels, taps=taps, channels_in=ins, channels_out=outs, **more)
+    return Workload("convolution", pixels=pixels, taps=taps, channels_in=ins, channels_out=outs, **more)
 
 
 def depthwise(pixels: int, taps: int, channels: int) -> Workload:
@@ -60,23 +60,27 @@ def test_block_diagonal_depthwise_costs_what_a_dense_convolution_of_p_channels_c
     assert cycles(depthwise(196, 9, 33), NPU) == 2 * cycles(dense(196, 9, 32, 32), NPU)
 
 
+def test_fewer_channels_than_p_cost_what_a_dense_convolution_of_as_many_costs() -> None:
+    assert cycles(depthwise(196, 9, 16), NPU) == cycles(dense(196, 9, 16, 16), NPU) < cycles(depthwise(196, 9, 32), NPU)
+
+
 def test_per_channel_depthwise_is_one_convolution_for_each_channel() -> None:
     assert cycles(depthwise(196, 9, 96), PER_CHANNEL) == 96 * (1 * (64 + 32 + 196 - 2) - 1)
 
 
 def test_narrow_groups_are_packed_and_wide_ones_are_not() -> None:
-    narrow = Workload("grouped", groups=6, pixels=196, taps=9, channels_in=10, channels_out=8)
+    narrow = Workload("convolution", groups=6, pixels=196, taps=9, channels_in=10, channels_out=8)
     # three groups of ten channels fit side by side in 32
     assert cycles(narrow, NPU) == 2 * cycles(dense(196, 9, 30, 24), NPU)
     assert cycles(narrow, PER_CHANNEL) == 6 * cycles(dense(196, 9, 10, 8), NPU)
-    wide = Workload("grouped", groups=3, pixels=196, taps=9, channels_in=32, channels_out=32)
+    wide = Workload("convolution", groups=3, pixels=196, taps=9, channels_in=32, channels_out=32)
     assert cycles(wide, NPU) == cycles(wide, PER_CHANNEL) == 3 * cycles(dense(196, 9, 32, 32), NPU)
     wider = replace(wide, channels_in=48)
     assert cycles(wider, NPU) == 3 * cycles(dense(196, 9, 48, 32), NPU)
 
 
 def test_batched_products_are_not_packed() -> None:
-    heads = Workload("dense", groups=4, pixels=49, channels_in=16, channels_out=16)
+    heads = Workload("product", groups=4, pixels=49, channels_in=16, channels_out=16)
     assert cycles(heads, NPU) == 4 * cycles(dense(49, 1, 16, 16), NPU)
 
 
@@ -85,7 +89,7 @@ def test_vector_machine_pads_channels_to_blocks() -> None:
     assert cycles(dense(784, 9, 33, 16), CPU) == 784 * 9 * 48 * 16 / 32
     assert cycles(dense(784, 9, 3, 16), CPU) == 784 * 9 * 3 * 16 / 32
     assert cycles(depthwise(784, 9, 33), CPU) == pytest.approx(784 * 9 * 48 / 3.2)
-    grouped = Workload("grouped", groups=2, pixels=784, taps=9, channels_in=16, channels_out=16)
+    grouped = Workload("convolution", groups=2, pixels=784, taps=9, channels_in=16, channels_out=16)
     assert cycles(grouped, CPU) == 2 * cycles(dense(784, 9, 16, 16), CPU)
 
 
@@ -112,7 +116,7 @@ def test_latency_is_the_larger_of_compute_and_memory_plus_overhead() -> None:
 
 def test_arrays_broadcast() -> None:
     ins, outs = np.array([[16], [40]]), np.array([32, 64, 65])
-    cost = price(Workload("dense", pixels=196, taps=9, channels_in=ins, channels_out=outs), NPU)
+    cost = price(Workload("convolution", pixels=196, taps=9, channels_in=ins, channels_out=outs), NPU)
     assert cost.latency_us.shape == cost.bound.shape == (2, 3)
     assert cost.latency_us[1, 2] == price(dense(196, 9, 40, 65), NPU).latency_us
 

@@ -32,7 +32,7 @@ def test_strided_convolution_with_a_batch() -> None:
     m = Builder()
     x = m.input(2, 3, 32, 16)
     load = only(m.graph(m.unary("Relu", m.conv(x, 24, 3, stride=2, bias=True))))
-    assert work(load) == ("dense", 1, 2 * 16 * 8, 9, 3, 24)
+    assert work(load) == ("convolution", 1, 2 * 16 * 8, 9, 3, 24)
     assert load.macs == 256 * 9 * 3 * 24
     assert load.activation_elements == 2 * 3 * 32 * 16 + 2 * 24 * 16 * 8
     assert (load.weight_elements, load.bias_elements) == (24 * 3 * 9, 24)
@@ -44,7 +44,7 @@ def test_strided_convolution_with_a_batch() -> None:
 def test_convolutions_of_other_ranks(rank: int, pixels: int, taps: int) -> None:
     m = Builder()
     load = only(m.graph(m.conv(m.input(1, 4, *[8] * rank), 6)))
-    assert work(load) == ("dense", 1, pixels, taps, 4, 6)
+    assert work(load) == ("convolution", 1, pixels, taps, 4, 6)
 
 
 def test_depthwise_and_grouped() -> None:
@@ -54,7 +54,7 @@ def test_depthwise_and_grouped() -> None:
     assert load.macs == 64 * 9 * 64
     m = Builder()
     load = only(m.graph(m.conv(m.input(1, 32, 8, 8), 64, group=4)))
-    assert work(load) == ("grouped", 4, 64, 9, 8, 16)
+    assert work(load) == ("convolution", 4, 64, 9, 8, 16)
     assert load.macs == 64 * 9 * 8 * 64
 
 
@@ -76,21 +76,21 @@ def test_gemm(trans: int) -> None:
     m = Builder()
     weight = m.weight(10, 64) if trans else m.weight(64, 10)
     load = only(m.graph(m.op("Gemm", [m.input(3, 64), weight, m.weight(10)], (3, 10), transB=trans)))
-    assert work(load) == ("dense", 1, 3, 1, 64, 10)
+    assert work(load) == ("product", 1, 3, 1, 64, 10)
     assert (load.weight_elements, load.bias_elements) == (640, 10)
 
 
 def test_matrix_products() -> None:
     m = Builder()
     constant = only(m.graph(m.op("MatMul", [m.input(2, 7, 64), m.weight(64, 10)], (2, 7, 10))))
-    assert work(constant) == ("dense", 1, 14, 1, 64, 10)
+    assert work(constant) == ("product", 1, 14, 1, 64, 10)
     m = Builder()
     attention = only(m.graph(m.op("MatMul", [m.input(2, 4, 7, 16), m.input(2, 4, 16, 7)], (2, 4, 7, 7))))
-    assert work(attention) == ("dense", 8, 7, 1, 16, 7)
+    assert work(attention) == ("product", 8, 7, 1, 16, 7)
     assert (attention.weight_elements, attention.macs) == (0, 2 * 4 * 7 * 7 * 16)
     m = Builder()
     vector = only(m.graph(m.op("MatMul", [m.input(7, 64), m.weight(64)], (7,))))
-    assert work(vector) == ("dense", 1, 7, 1, 64, 1)
+    assert work(vector) == ("product", 1, 7, 1, 64, 1)
 
 
 def test_folded_normalisation_leaves_one_bias() -> None:
