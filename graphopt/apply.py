@@ -100,11 +100,9 @@ def _match(graph: Graph, rewrite: SiteRewrite, action: SiteAction) -> Match:
     for condition in answer.conditions:
         shape = graph.static_shape(condition.tensor)
         size = None if shape is None else shape[condition.axis]
-        if size is None or size % condition.multiple:
-            raise PlanError(
-                f"{rule} at {action.anchor!r} needs a multiple of {condition.multiple} channels in "
-                f"{condition.tensor!r}, which has {size}"
-            )
+        reason = "the shape is not known" if size is None else condition.refusal(size)
+        if reason:
+            raise PlanError(f"{rule} does not apply at {action.anchor!r}: {reason} in {condition.tensor!r}")
     return answer
 
 

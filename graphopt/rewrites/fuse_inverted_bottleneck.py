@@ -22,7 +22,7 @@ from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op, Weight
 from graphopt.rewrites.activations import is_scalar_op, match_activation
 from graphopt.rewrites.convs import Conv, Floats, bias_values, fresh_name, is_grouped, read_conv, replaced, values
-from graphopt.rewrites.rewrite import Match, Refusal
+from graphopt.rewrites.rewrite import Match, Refusal, WidthCondition
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class FuseInvertedBottleneck:
         roles += [("expand_norm", norm.key)] if norm is not None else []
         roles += [("activation", inside[-1])] if inside else []
         exact = not inside and (not depthwise.pads_may_show or not np.any(_expand_bias(graph, expand, norm)))
-        return Match(op.key, tuple(roles), removed, safety="exact" if exact else None)
+        conditions = () if limit is None else (WidthCondition(op.outputs[0], 1, maximum=limit),)
+        return Match(op.key, tuple(roles), removed, "exact" if exact else None, conditions)
 
     def rewrite(self, graph: Graph, match: Match, params: FuseParams) -> Patch:
         """Put the composed convolution where the depthwise was."""

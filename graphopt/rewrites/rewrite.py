@@ -26,14 +26,33 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class WidthCondition:
-    """What the final width of an axis must be for a match to hold: ``size(tensor, axis) % multiple == 0``.
+    """What the final width of an axis must be for a match to hold.
 
     Widths are chosen together with sites and applied first, so a match may count on a width that is not there yet.
+
+    Attributes:
+        tensor: an activation.
+        axis: its axis.
+        multiple: the length must be a multiple of this,
+        minimum: at least this,
+        maximum: and at most this (``None``: no limit).
     """
 
     tensor: str
     axis: int
-    multiple: int
+    multiple: int = 1
+    minimum: int = 1
+    maximum: int | None = None
+
+    def refusal(self, size: int) -> str:
+        """Why a length of ``size`` does not do, ``""`` when it does."""
+        if size % self.multiple:
+            return f"{size} channels are no multiple of {self.multiple}"
+        if size < self.minimum:
+            return f"{size} channels are fewer than {self.minimum}"
+        if self.maximum is not None and size > self.maximum:
+            return f"{size} channels are more than {self.maximum}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

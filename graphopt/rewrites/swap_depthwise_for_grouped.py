@@ -50,7 +50,7 @@ class SwapDepthwiseForGrouped:
             return Refusal(op.key, "the depth multiplier is not 1") if conv.group == conv.in_channels else None
         if conv.out_channels <= params.group_width:
             return Refusal(op.key, f"{conv.out_channels} channels fill no more than one group of {params.group_width}")
-        condition = WidthCondition(op.outputs[0], 1, params.group_width)
+        condition = WidthCondition(op.outputs[0], 1, multiple=params.group_width, minimum=2 * params.group_width)
         return Match(op.key, (("depthwise", op.key),), (op.key,), conditions=(condition,))
 
     def rewrite(self, graph: Graph, match: Match, params: SwapForGroupedParams) -> Patch:

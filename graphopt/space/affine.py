@@ -18,7 +18,7 @@ from graphopt.ir.channels import AxisSize, Channels
 from graphopt.ir.graph import Graph
 from graphopt.ir.resize import Selection, resize
 from graphopt.rewrites import is_site_rewrite
-from graphopt.rewrites.rewrite import Match
+from graphopt.rewrites.rewrite import Match, WidthCondition
 from graphopt.space.site import Option
 from graphopt.targets.target import Target
 
@@ -34,13 +34,15 @@ class ScaledPart:
         graph: the site's ops after the option, at one choice of widths.
         kernels: its kernels.
         shapes: affine shapes of every activation and weight that the kernels touch.
-        conditions: what the widths must satisfy for the option to apply: (axis size, multiple).
+        conditions: what the widths must satisfy for the option to apply.
+        refused: (group, width) pairs under which it turned out not to.
     """
 
     graph: Graph
     kernels: tuple[Kernel, ...]
     shapes: Mapping[str, AffineShape]
-    conditions: tuple[tuple[AxisSize, int], ...]
+    conditions: tuple[tuple[AxisSize, WidthCondition], ...]
+    refused: tuple[tuple[str, int], ...] = ()
 
 
 def selection(size: int, width: int) -> Selection:
@@ -83,24 +85,33 @@ def scale_option(
     tensors = [tensor for op in part.ops() for tensor in (*op.inputs, *op.outputs) if tensor]
     groups = sorted({group for tensor in tensors for group in channels.groups_of(tensor)} & set(domains))
     conditions = tuple(
-        (channels.axis_size(c.tensor, c.axis), c.multiple) for fired in option.fired for c in fired.match.conditions
+        (channels.axis_size(c.tensor, c.axis), c) for fired in option.fired for c in fired.match.conditions
     )
     sizes = {group: channels.group(group).size for group in groups}
 
     def holds(widths: Mapping[str, int]) -> bool:
-        return all(_at(axis, widths, channels) % multiple == 0 for axis, multiple in conditions)
+        return not any(condition.refusal(_at(axis, widths, channels)) for axis, condition in conditions)
 
     bound = sorted({group for axis, _ in conditions for group, _ in axis.terms} & set(groups))
     start = _first_that_holds(bound, domains, sizes, holds)
     if start is None:
         return None
-    probes = [start]
+    base = _build(part, inside, target, option, start)
+    if base is None:
+        return None
+    probes = []
+    refused = []
     for group in groups:
-        other = next((w for w in domains[group] if w != start[group] and holds({**start, group: w})), None)
-        if other is not None:
-            probes.append({**start, group: other})
-    built = [_build(part, inside, target, option, widths) for widths in probes]
-    return _fit(built, probes, conditions)
+        for width in domains[group]:
+            if width == start[group] or not holds({**start, group: width}):
+                continue
+            built = _build(part, inside, target, option, {**start, group: width})
+            if built is not None:
+                probes.append(_Probe(_shapes(*built), group, width - start[group]))
+                break
+            refused.append((group, width))
+    graph_there, kernels = base
+    return ScaledPart(graph_there, kernels, _fit(graph_there, kernels, probes, start), conditions, tuple(refused))
 
 
 def _at(axis: AxisSize, widths: Mapping[str, int], channels: Channels) -> int:
@@ -130,8 +141,8 @@ def _distance(size: int, width: int) -> int:
 
 def _build(
     part: Graph, channels: Channels, target: Target, option: Option, widths: Mapping[str, int]
-) -> tuple[Graph, tuple[Kernel, ...]]:
-    """Resize the part, apply the option, decompose."""
+) -> tuple[Graph, tuple[Kernel, ...]] | None:
+    """Resize the part, apply the option, decompose; ``None`` when it does not apply at these widths."""
     selections = {
         group: selection(channels.group(group).size, width)
         for group, width in widths.items()
@@ -144,7 +155,7 @@ def _build(
         assert is_site_rewrite(rewrite)
         match = rewrite.match(sized, sized.op(fired.match.anchor), fired.rule.params)
         if not isinstance(match, Match):
-            raise AssertionError(f"{fired.rule.id} no longer matches at {fired.match.anchor!r} after resizing: {match}")
+            return None
         patches.append(rewrite.rewrite(sized, match, fired.rule.params))
     done = sized.edited(patches)
     return done, decompose(done, target)
@@ -174,25 +185,18 @@ def _shapes(graph: Graph, kernels: Sequence[Kernel]) -> tuple[tuple[tuple[int, .
 
 
 def _fit(
-    built: Sequence[tuple[Graph, tuple[Kernel, ...]]],
-    widths: Sequence[Mapping[str, int]],
-    conditions: tuple[tuple[AxisSize, int], ...],
-) -> ScaledPart:
-    """Fit every axis of every tensor: the first probe is the base, each other one moves one group."""
-    graph, kernels = built[0]
-    base = _shapes(graph, kernels)
-    probes = []
-    for (other, its), moved in zip(built[1:], widths[1:], strict=True):
-        group = next(group for group in moved if moved[group] != widths[0][group])
-        probes.append(_Probe(_shapes(other, its), group, moved[group] - widths[0][group]))
-    shapes: dict[str, AffineShape] = {}
-    for i, kernel in enumerate(kernels):
-        for j, tensor in enumerate(_tensors(kernel)):
-            shapes[tensor] = tuple(
-                _fit_axis(size, [(probe.group, probe.step, probe.shapes[i][j][axis]) for probe in probes], widths[0])
-                for axis, size in enumerate(base[i][j])
-            )
-    return ScaledPart(graph, kernels, shapes, conditions)
+    graph: Graph, kernels: Sequence[Kernel], probes: Sequence[_Probe], base: Mapping[str, int]
+) -> dict[str, AffineShape]:
+    """Fit every axis of every tensor from its size at the base widths and where each probe moved one group."""
+    sizes = _shapes(graph, kernels)
+    return {
+        tensor: tuple(
+            _fit_axis(size, [(probe.group, probe.step, probe.shapes[i][j][axis]) for probe in probes], base)
+            for axis, size in enumerate(sizes[i][j])
+        )
+        for i, kernel in enumerate(kernels)
+        for j, tensor in enumerate(_tensors(kernel))
+    }
 
 
 def _fit_axis(size: int, moved: Sequence[tuple[str, int, int]], base: Mapping[str, int]) -> AxisSize:

@@ -196,17 +196,30 @@ def _widths(
         rounded = _offers(group, rounding, {}, guard, refused)
         options = [WidthOption(group.size, KEEP, "exact"), *rounded]
         if multipliers:
-            by_width: dict[int, WidthOption] = {}
-            for m in multipliers:
-                scaled = _offers(group, scaling, {"multipliers": (m,)}, guard, refused) if m != 1.0 else []
-                for option in scaled or options:
-                    known = by_width.get(option.width, option)
-                    by_width[option.width] = replace(known, multipliers=(*known.multipliers, m))
-            options = sorted(by_width.values(), key=lambda option: (option.rule != KEEP, option.width))
-        if len(options) > 1 or options[0].width != group.size:
+            options = _gated(options, group, scaling, multipliers, guard, refused)
+        if len(options) > 1:
             widths.append(Width(group, tuple(options)))
     knobs = (Knob(DEPTH_MULTIPLIER, multipliers),) if multipliers else ()
     return tuple(widths), knobs
+
+
+def _gated(
+    unscaled: Sequence[WidthOption],
+    group: ChannelGroup,
+    scaling: Sequence[Rule],
+    multipliers: Sequence[float],
+    guard: _Guard,
+    refused: list[Refused],
+) -> list[WidthOption]:
+    """The options with the multipliers under which each is on offer; where a multiplier leads nowhere, the unscaled
+    ones are. The present width comes first even where no multiplier allows it: prices are told against it."""
+    by_width = {group.size: WidthOption(group.size, KEEP, "exact")}
+    for m in multipliers:
+        scaled = _offers(group, scaling, {"multipliers": (m,)}, guard, refused) if m != 1.0 else []
+        for option in scaled or unscaled:
+            known = by_width.get(option.width, option)
+            by_width[option.width] = replace(known, multipliers=(*known.multipliers, m))
+    return sorted(by_width.values(), key=lambda option: (option.width != group.size, option.width))
 
 
 def _offers(

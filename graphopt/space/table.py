@@ -18,8 +18,9 @@ import numpy.typing as npt
 from graphopt.cost.kernels import Kernel
 from graphopt.cost.roofline import price
 from graphopt.cost.workload import workload
-from graphopt.ir.channels import AxisSize
+from graphopt.ir.channels import AxisSize, CutWeight
 from graphopt.ir.graph import Graph
+from graphopt.rewrites.rewrite import WidthCondition
 from graphopt.space.affine import AffineShape, ScaledPart, base_shape, scale_option
 from graphopt.space.memory import MemoryTable, compile_memory
 from graphopt.space.site import KEEP
@@ -172,6 +173,9 @@ class _Compiler:
         self.width_index = {width.group.id: index["width", width.group.id] for width in space.widths}
         self.domains = {w.group.id: tuple(option.width for option in w.options) for w in space.widths}
         self.sizes = {group.id: group.size for group in space.channels.groups}
+        self.cuts: dict[str, list[CutWeight]] = {}
+        for cut in space.channels.weights:
+            self.cuts.setdefault(cut.op, []).append(cut)
         self.constant = np.zeros(METRICS)
         self.factors: list[Factor] = []
 
@@ -200,15 +204,24 @@ class _Compiler:
                 parts[site.id, option.label] = part
                 for kernel in part.kernels:
                     self._add_kernel(kernel, part.graph, part.shapes, (variable, number))
-                for axis, multiple in part.conditions:
-                    self._add_condition(axis, multiple, (variable, number))
+                for axis, condition in part.conditions:
+                    self._add_condition(axis, condition, (variable, number))
+                for group, width in part.refused:
+                    self._add_refusal(group, width, (variable, number))
         gates = self._gates()
         memory = compile_memory(space, self.target, parts, self.site_index, self.width_index, self.domains)
         return CostTable(self.variables, self.factors, self.constant, memory, gates)
 
     def _base_shapes(self, kernel: Kernel) -> dict[str, AffineShape]:
+        """Shapes of what a kernel of the original touches. A constant that several ops share is cut for each apart."""
         names = (*kernel.reads, *kernel.writes, *kernel.weights)
-        return {name: base_shape(self.space.graph, self.space.channels, name) for name in names}
+        shapes = {name: base_shape(self.space.graph, self.space.channels, name) for name in names}
+        for op in kernel.ops:
+            for cut in self.cuts.get(op, ()):
+                dims = self.space.graph.weights[cut.weight].shape
+                axes = zip(dims, cut.layouts, strict=True)
+                shapes[cut.weight] = tuple(AxisSize(dim) if at is None else at.size for dim, at in axes)
+        return shapes
 
     def _add_kernel(
         self, kernel: Kernel, graph: Graph, shapes: Mapping[str, AffineShape], when: tuple[int, int] | None
@@ -253,12 +266,20 @@ class _Compiler:
         else:
             self.constant += table[:, 0]
 
-    def _add_condition(self, axis: AxisSize, multiple: int, when: tuple[int, int]) -> None:
-        """Forbid an option wherever an axis is no multiple."""
-        grid = _Grid([self._narrowed(axis)], self)
-        values = np.broadcast_to(np.asarray(grid.values(self._narrowed(axis))), grid.shape).ravel()
+    def _add_condition(self, axis: AxisSize, condition: WidthCondition, when: tuple[int, int]) -> None:
+        """Forbid an option wherever an axis is no multiple, too small or too large."""
+        narrowed = self._narrowed(axis)
+        grid = _Grid([narrowed], self)
+        values = np.broadcast_to(np.asarray(grid.values(narrowed)), grid.shape).ravel()
         table = np.zeros((METRICS, len(values)))
-        table[INVALID] = values % multiple != 0
+        table[INVALID] = [bool(condition.refusal(int(value))) for value in values]
+        self._add_factor(grid, table, when)
+
+    def _add_refusal(self, group: str, width: int, when: tuple[int, int]) -> None:
+        """Forbid an option at one width of a group."""
+        grid = _Grid([AxisSize(0, ((group, 1),))], self)
+        table = np.zeros((METRICS, len(self.domains[group])))
+        table[INVALID, self.domains[group].index(width)] = 1
         self._add_factor(grid, table, when)
 
     def _forbid(self, variable: int, option: int, options: int) -> None:
