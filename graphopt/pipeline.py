@@ -34,7 +34,7 @@ from graphopt.search.local import Found, local_search
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES, Candidates, CostTable, compile_table
 from graphopt.targets.target import Target
-from graphopt.verify import sample_inputs, verify
+from graphopt.verification import sample_inputs, verify
 from graphopt.version import __version__
 
 MEMORY_ATTEMPTS = 4

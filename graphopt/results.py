@@ -11,7 +11,7 @@ from graphopt.ir.op import Safety
 from graphopt.plan import Plan
 from graphopt.rewrites.rewrite import Refusal
 from graphopt.search.objective import Constraints, Objective
-from graphopt.verify import Verification
+from graphopt.verification import Verification
 
 OutcomeKind = Literal["optimized", "unchanged", "skipped", "failed"]
 DEFAULT_TARGET = "npu-32"

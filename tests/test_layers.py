@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "graphopt"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "resources", "version"}),
+    frozenset({"errors", "outputs", "resources", "version"}),
     frozenset({"ir"}),
     frozenset({"onnx_io"}),
     frozenset({"targets"}),
@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"space"}),
     frozenset({"search"}),
     frozenset({"weights"}),
-    frozenset({"apply", "verify"}),
+    frozenset({"apply", "verification"}),
     frozenset({"results"}),
     frozenset({"prepare"}),
     frozenset({"decide"}),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from graphopt.errors import VerificationError
-from graphopt.verify import OutputComparison, Verification, verify
-from graphopt.verify.compare import compare
-from graphopt.verify.interface import read_interface
-from graphopt.verify.probes import concrete_shape, made_up, with_neighbours
+from graphopt.verification import OutputComparison, Verification, verify
+from graphopt.verification.compare import compare
+from graphopt.verification.interface import read_interface
+from graphopt.verification.probes import concrete_shape, made_up, with_neighbours
 
 NET = """
 <ir_version: 8, opset_import: ["": 17]>

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from graphopt.cost.estimate import Estimate
     from graphopt.results import OptimizeResult
-    from graphopt.verify import Verification
+    from graphopt.verification import Verification
 
 TOP_CHANGES = 8
 STYLE = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from graphopt.cost.estimate import Estimate
 from graphopt.results import FrontPoint, OptimizeResult, ScanResult, ZooRow
-from graphopt.verify import Verification
+from graphopt.verification import Verification
 
 HEADLINE = (
     "latency_us",

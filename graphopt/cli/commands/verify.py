@@ -38,7 +38,7 @@ def command(original: str, rewritten: str, as_json: bool, **values: Any) -> int:
     from graphopt.cli.output import print_json, show
     from graphopt.cli.summary import outputs_table, proof
     from graphopt.report.values import verification_values
-    from graphopt.verify import verify
+    from graphopt.verification import verify
 
     shapes = dict(values["input_shapes"])
     found = verify(

@@ -31,9 +31,9 @@ import numpy as np
 from graphopt.errors import VerificationError
 from graphopt.ir.op import Array
 from graphopt.onnx_io.worker import Answer, Failure, Optimisation, Task, work
-from graphopt.verify.compare import OutputComparison, Verdict, compare
-from graphopt.verify.interface import Interface, interface_difference, one_line, read_interface
-from graphopt.verify.probes import concrete_shape, given_samples, made_up, read_npz, with_neighbours
+from graphopt.verification.compare import OutputComparison, Verdict, compare
+from graphopt.verification.interface import Interface, interface_difference, one_line, read_interface
+from graphopt.verification.probes import concrete_shape, given_samples, made_up, read_npz, with_neighbours
 
 _SMALL_FILE_BYTES = 8_000_000
 

@@ -11,8 +11,8 @@ import onnx.helper
 
 from graphopt.errors import VerificationError
 from graphopt.ir.op import Array
-from graphopt.verify.compare import is_float
-from graphopt.verify.interface import Interface, Spec, one_line, type_name
+from graphopt.verification.compare import is_float
+from graphopt.verification.interface import Interface, Spec, one_line, type_name
 
 NEIGHBOUR = 0.05
 """How far a neighbour lies from its sample, as a share of the way to another sample."""
