@@ -83,9 +83,10 @@ Update = Callable[[Resizing, Op], Op]
 
 
 def _conv(resizing: Resizing, op: Op) -> Op:
-    channels = resizing.axis(op.inputs[0], 1)
-    depthwise = op.attribute("group", 1) == resizing.graph.shape(op.inputs[0])[1]  # type: ignore[index]
-    return op.with_attributes(group=len(channels.take)) if depthwise and channels is not None else op
+    channels, group = resizing.axis(op.inputs[0], 1), op.attribute("group", 1)
+    if channels is None or group == 1 or group != (resizing.graph.shape(op.inputs[0]) or ())[1]:
+        return op
+    return op.with_attributes(group=len(channels.take))
 
 
 def _split(resizing: Resizing, op: Op) -> Op:
