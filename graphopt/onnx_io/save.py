@@ -16,6 +16,7 @@ import onnx
 
 from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph
+from graphopt.ir.op import Op
 from graphopt.onnx_io import wire
 from graphopt.onnx_io.check import external_files
 from graphopt.onnx_io.external import DataFile
@@ -149,8 +150,7 @@ def _graph_pieces(
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.proto.opset_import}
     loaded = {id(op.source): op for op in model.ops}
     folder = model.path.parent
-    for op in graph.ops():
-        node = to_node(op, loaded.get(id(op.source)), opsets)
+    for node in _named_apart([(op, to_node(op, loaded.get(id(op.source)), opsets)) for op in graph.ops()]):
         yield wire.embedded(_NODE, wire.of_message(node if data is None else data.take_node(node, folder)))
     yield wire.of_message(wire.fields(proto, _NODE + 1, _INITIALIZER - 1))
     names: list[str] = []
@@ -174,6 +174,19 @@ def _graph_pieces(
     if data is not None:
         data.redirect(graph_tensors(rest), folder)
     yield wire.of_message(rest)
+
+
+def _named_apart(made: Sequence[tuple[Op, onnx.NodeProto]]) -> Iterator[onnx.NodeProto]:
+    """The nodes, new ones renamed where their name is taken: onnxruntime refuses a name that repeats."""
+    taken = {node.name for op, node in made if node is op.source}
+    for op, node in made:
+        if node is not op.source and node.name:
+            name, count = node.name, 1
+            while node.name in taken:
+                count += 1
+                node.name = f"{name}_{count}"
+            taken.add(node.name)
+        yield node
 
 
 def _was_constant(name: str, model: ModelFile) -> bool:
