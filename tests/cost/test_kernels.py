@@ -182,6 +182,14 @@ def test_constants_and_shapes_are_free() -> None:
     assert kernel.weights == (scaled,)
 
 
+def test_random_and_foreign_ops_on_constants_are_not_constant() -> None:
+    m = Builder()
+    noise = m.op("RandomNormalLike", [m.weight(4)], (4,))
+    m.tensors["z"] = TensorInfo(np.dtype(np.float32), (4,))
+    m.ops.append(Op("Twice", (m.weight(4),), ("z",), domain="com.example"))
+    assert types(m.graph(noise, "z")) == ["RandomNormalLike", "Twice"]
+
+
 def test_activation_behind_other_ops_is_free_only_with_elementwise_chains() -> None:
     m = Builder()
     graph = m.graph(m.unary("Relu", m.binary("Add", m.input(1, 16, 8, 8), m.input(1, 16, 8, 8))))

@@ -56,10 +56,10 @@ def test_inputs_outputs_and_tensors_that_nobody_reads() -> None:
     unused, x = m.input(1, 8), m.input(1, 8, 4, 4)
     first = m.conv(x, 8)
     dead = m.unary("Softmax", first)
-    last = m.conv(first, 8)
+    last = m.conv(x, 8)
     graph = m.graph(first, last)
     spans = {s.tensor: (s.first, s.last) for s in lifetimes(graph, [[op.key] for op in graph.ops()])}
-    assert spans == {unused: (0, 0), x: (0, 0), first: (0, 2), dead: (1, 1), last: (2, 2)}
+    assert spans == {unused: (0, 0), x: (0, 2), first: (0, 2), dead: (1, 1), last: (2, 2)}
 
 
 def test_placement_by_hand() -> None:
@@ -78,6 +78,11 @@ def test_a_gap_is_used() -> None:
     # big (0..0) leaves room below the long-lived tensor above it
     spans = spans_of((0, 0), (0, 2), (1, 1), (2, 2))
     assert place(spans, [160, 80, 64, 48]) == (0, 160, 0, 0)
+
+
+def test_a_gap_that_fits_to_the_byte_is_used() -> None:
+    spans = spans_of((0, 2), (0, 0), (0, 2), (1, 1), (1, 1))
+    assert place(spans, [160, 96, 80, 64, 32]) == (0, 160, 256, 160, 224)
 
 
 SPANS = st.lists(
