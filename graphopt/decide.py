@@ -49,7 +49,8 @@ def plan_of(subject: Subject, space: Space, rules: Sequence[Rule], table: CostTa
 
 
 def _planned(rule: Rule) -> PlannedRule:
-    params = tuple((field.name, getattr(rule.params, field.name)) for field in fields(rule.params))
+    values = ((field.name, getattr(rule.params, field.name)) for field in fields(rule.params))
+    params = tuple((name, value) for name, value in values if value is not None)
     return PlannedRule(rule.id, rule.rewrite.name, rule.safety, params)
 
 

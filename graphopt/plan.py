@@ -23,7 +23,7 @@ FORMAT = 1
 KEEP = "keep"
 """The option of every site that leaves it as it is."""
 
-ParameterValue = int | float | str | bool | tuple[int | float | str, ...] | None
+ParameterValue = int | float | str | bool | tuple[int | float | str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def plan_to_toml(plan: Plan, notes: Mapping[str, Sequence[str]] | None = None) -
     for rule in plan.rules:
         lines += ["", "[[rule]]", f"id = {_toml(rule.id)}", f"rewrite = {_toml(rule.rewrite)}"]
         lines.append(f"safety = {_toml(rule.safety)}")
-        params = ", ".join(f"{_toml(name)} = {_toml(value)}" for name, value in rule.params if value is not None)
+        params = ", ".join(f"{_toml(name)} = {_toml(value)}" for name, value in rule.params)
         lines.append(f"params = {{ {params} }}" if params else "params = {}")
     for site in plan.sites:
         lines += ["", "[[site]]", f"id = {_toml(site.site)}", f"choice = {_toml(site.choice)}"]
@@ -228,7 +228,9 @@ class _Reader:
     def only(self, table: dict[str, Any], known: set[str], where: str) -> None:
         for key in table:
             if key not in known:
-                raise self.fail(f"{where}.{key}" if where else key, f"unknown key; known are {', '.join(sorted(known))}")
+                raise self.fail(
+                    f"{where}.{key}" if where else key, f"unknown key; known are {', '.join(sorted(known))}"
+                )
 
     def tables(self, data: dict[str, Any], key: str) -> list[tuple[dict[str, Any], str]]:
         items = self.get(data, key, list, "", [])

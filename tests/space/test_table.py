@@ -1,0 +1,123 @@
+"""The promise that search stands on: a candidate's price in the table is the estimate of the model it leads to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graphopt.apply import apply_actions
+from graphopt.cost.estimate import estimate
+from graphopt.cost.kernels import decompose
+from graphopt.cost.memory import activation_lifetimes, live_set_peak
+from graphopt.cost.workload import tensor_bytes
+from graphopt.decide import actions_of
+from graphopt.ir.graph import Graph
+from graphopt.prepare import find_catalog, find_rules, open_space, open_subject
+from graphopt.resources import sample_models_dir
+from graphopt.results import Options
+from graphopt.space.space import Space
+from graphopt.space.table import DRAM_BYTES, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable, compile_table
+from graphopt.targets.target import Target
+
+SAMPLE = sample_models_dir() / "fashion_classifier.onnx"
+
+SHAPES = {
+    "ch_PP-OCRv3_det_infer.onnx": {"x": (1, 3, 64, 64)},
+    "ch_ppocr_mobile_v2.0_cls_infer.onnx": {"x": (1, 3, 48, 192)},
+}
+
+
+def priced(model: Path, options: Options) -> tuple[Space, CostTable, Target]:
+    subject = open_subject(model, options.target or "npu-32", input_shapes=options.input_shapes)
+    catalog = find_catalog(options)
+    space = open_space(subject, find_rules(catalog, subject.target, options), catalog, options)
+    return space, compile_table(space, subject.target), subject.target
+
+
+def live_set(graph: Graph, target: Target) -> int:
+    spans = activation_lifetimes(graph, decompose(graph, target))
+    sizes = [tensor_bytes(graph.dtype(span.tensor), graph.static_shape(span.tensor) or (), target) for span in spans]
+    return int(live_set_peak(spans, np.array(sizes)))
+
+
+def random_candidates(table: CostTable, seed: int, count: int) -> list[np.ndarray]:
+    """Valid candidates, from nearly unchanged to wild."""
+    generator = np.random.default_rng(seed)
+    found: list[np.ndarray] = [table.default()]
+    while len(found) < count:
+        row = generator.integers(0, table.sizes)
+        row = np.where(generator.random(len(row)) < generator.choice([0.1, 0.5, 1.0]), row, table.default())
+        for gate in table.gates:
+            allowed = gate.allowed[row[gate.knob]]
+            if row[gate.width] not in allowed:
+                row[gate.width] = generator.choice(allowed)
+        if table.evaluate(row[None], (INVALID,))[0, 0] == 0:
+            found.append(row)
+    return found
+
+
+def check_prices(model: Path, options: Options, count: int) -> None:
+    space, table, target = priced(model, options)
+    assert space.decisions
+    shared = len({cut.weight for cut in space.channels.weights}) < len(space.channels.weights)
+    for row in random_candidates(table, seed=7, count=count):
+        sites, widths, _ = actions_of(space, table, row)
+        graph = apply_actions(space.graph, space.channels, sites, widths, ())
+        real = estimate(graph, target)
+        price = table.evaluate(row[None])[:, 0]
+        assert price[LATENCY] == pytest.approx(real.latency_us, rel=1e-9)
+        assert price[MACS] == real.macs
+        assert price[DRAM_BYTES] == real.dram_bytes
+        assert table.peak_bytes(row[None])[0] == live_set(graph, target)
+        if not shared:  # a constant that several ops share is counted once as long as they cut it alike
+            assert price[PARAMETER_BYTES] == real.parameter_bytes
+
+
+@pytest.mark.parametrize("target", ["npu-32", "npu-16", "npu-32-no-depthwise", "cpu-x86-64"])
+def test_table_is_the_estimate_on_the_sample_model(target: str) -> None:
+    check_prices(SAMPLE, Options(target=target, allow="retrain", depth_multipliers=(1.0, 0.75, 0.5)), count=12)
+
+
+def test_table_is_the_estimate_on_real_models(real_models: tuple[Path, ...]) -> None:
+    for model in real_models:
+        shapes = SHAPES.get(model.name, {})
+        check_prices(model, Options(allow="retrain", depth_multipliers=(1.0, 0.75), input_shapes=shapes), count=5)
+
+
+def test_default_keeps_everything_and_costs_what_the_model_costs() -> None:
+    options = Options(allow="retrain")
+    space, table, target = priced(SAMPLE, options)
+    assert not table.default().any()
+    assert table.evaluate(table.default()[None])[LATENCY, 0] == pytest.approx(estimate(space.graph, target).latency_us)
+
+
+def test_without_a_multiplier_only_the_neighbouring_multiples_are_on_offer() -> None:
+    space, _, target = priced(SAMPLE, Options(allow="retrain"))
+    step = target.parallelism
+    assert space.widths
+    for width in space.widths:
+        for option in width.options:
+            assert abs(option.width - width.group.size) < step
+            assert option.width == width.group.size or option.width % step == 0
+
+
+def test_safety_decides_what_is_on_offer() -> None:
+    for allow in ("exact", "repaired"):
+        space, _, _ = priced(SAMPLE, Options(allow=allow))  # type: ignore[arg-type]
+        offered = {option.safety for site in space.sites for option in site.options}
+        offered |= {option.safety for width in space.widths for option in width.options}
+        assert offered == ({"exact"} if allow == "exact" else {"exact", "repaired"})
+
+
+def test_protected_ops_do_not_change_and_say_so() -> None:
+    free, _, _ = priced(SAMPLE, Options(allow="retrain"))
+    site = free.sites[0]
+    guarded, _, _ = priced(SAMPLE, Options(allow="retrain", protect=(site.id,)))
+    assert site.id not in {
+        s.id for s in guarded.sites if any(site.id in f.match.removes for o in s.options for f in o.fired)
+    }
+    assert any("--protect" in refused.refusal.reason for refused in guarded.refused)
+    everything, _, _ = priced(SAMPLE, Options(allow="retrain", protect=("*",)))
+    assert everything.decisions == 0
