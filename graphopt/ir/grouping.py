@@ -6,6 +6,7 @@ form a group. Whether a group can grow is settled here too, since it depends on 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -242,14 +243,8 @@ class _Grouping:
             if len({hint.pad for hint in use.hints}) > 1:
                 for labels in use.axes:
                     self._refuse(reasons, labels, f"{use.weight!r} would have to grow by different values")
-        for tensor, axes in self.walk.axes.items():
-            for axis, labels in enumerate(axes):
-                if labels is not None:
-                    self._check_runs(reasons, self.layouts[id(labels)], f"axis {axis} of {tensor!r}")
-        for use in self.walk.uses:
-            for axis, labels in enumerate(use.axes):
-                if labels is not None:
-                    self._check_runs(reasons, self.layouts[id(labels)], f"axis {axis} of {use.weight!r}")
+        for labels, where in self._places():
+            self._check_runs(reasons, self.layouts[id(labels)], where)
         for regrouping in self.walk.regroupings:
             self._check_regrouping(reasons, regrouping)
         return reasons
@@ -259,6 +254,16 @@ class _Grouping:
             for group in map(int, np.unique(self.roots.group[labels])):
                 if group >= 0:
                     reasons[group] = reasons[group] or reason
+
+    def _places(self) -> Iterator[tuple[Labels, str]]:
+        """Each label array once, with one axis where it lies."""
+        seen: set[int] = set()
+        carried = [*self.walk.axes.items(), *((use.weight, use.axes) for use in self.walk.uses)]
+        for tensor, axes in carried:
+            for axis, labels in enumerate(axes):
+                if labels is not None and id(labels) not in seen:
+                    seen.add(id(labels))
+                    yield labels, f"axis {axis} of {tensor!r}"
 
     def _check_runs(self, reasons: list[str], layout: AxisLayout, where: str) -> None:
         for group in layout.positions:
