@@ -13,7 +13,7 @@ from tests.ir.random_models import STEPS, random_model
 plans = st.lists(st.integers(0, len(STEPS) - 1), min_size=1, max_size=9)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(opset=st.sampled_from([9, 11, 13, 17, 18]), seed=st.integers(0, 2**16), steps=plans)
 def test_random_models_survive_surgery(opset: int, seed: int, steps: list[int]) -> None:
     model = random_model(opset, seed, steps)
