@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from onnx import helper
 
 from graphopt.errors import ModelError
 from graphopt.ir.graph import Graph
@@ -104,7 +105,11 @@ def _combine(model: onnx.ModelProto, optimised: onnx.ModelProto) -> onnx.ModelPr
     inputs = [value for value in model.graph.input if value.name not in before or value.name in names]
     if model.ir_version < 4:
         listed = {value.name for value in inputs}
-        inputs += [value for value in optimised.graph.input if value.name not in listed]
+        inputs += [
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            for tensor in result.graph.initializer
+            if tensor.name not in listed
+        ]
     result.graph.input.extend(inputs)
     made = names | {name for node in result.graph.node for name in node.output}
     result.graph.value_info.extend(value for value in model.graph.value_info if value.name in made)

@@ -39,7 +39,7 @@ def _everything() -> onnx.ModelProto:
     proto = model(
         nodes,
         {"x": ["N", 4, 8, "W"]},
-        {"y": ["N", 6, 8, "W"], "z": None},
+        {"y": ["N", 6, 8, "W"], "z": ["N", 6, 8, "W"]},
         [weight("unused", 3), weight("w", 6, 4, 3, 3)],
         ir_version=10,
         opsets={"acme": 1},
