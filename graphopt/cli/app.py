@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from graphopt.cli.text import plain
 from graphopt.errors import GraphoptError
+from graphopt.report.text import plain
 from graphopt.version import __version__
 
 EXIT_NO = 1

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphopt.cli.text import plain
 from graphopt.errors import ConfigError
+from graphopt.report.text import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -86,8 +86,8 @@ def estimates(before: Estimate, after: Estimate | None = None) -> Table:
 
 
 def _kernels(before: Estimate, after: Estimate) -> str:
-    kept = {kernel.key for kernel in before.kernels} & {kernel.key for kernel in after.kernels}
-    return f"{len(before.kernels)} -> {len(after.kernels)} ({len(kept)} kept their place)"
+    old, new = ({kernel.key for kernel in estimate.kernels} for estimate in (before, after))
+    return f"{len(before.kernels)} -> {len(after.kernels)} ({len(old - new)} fused away, {len(new - old)} new)"
 
 
 def changes(result: OptimizeResult) -> Table:
@@ -97,7 +97,7 @@ def changes(result: OptimizeResult) -> Table:
     made = table("what changed", "rule", "safety", "gain", title=f"{rules}", right=("gain",))
     for change in result.changes[:TOP_CHANGES]:
         made.add_row(
-            f"{cell(change.place)}: {cell(change.text)}",
+            cell(change.text if change.place in change.text else f"{change.place}: {change.text}"),
             cell(change.rule),
             styled(change.safety),
             f.latency(change.gain_us),
@@ -150,7 +150,7 @@ def _files(result: OptimizeResult, plan_file: str | None, report_file: str | Non
         if path is not None:
             yield f"{label:<14} {cell(path)}"
     if result.outcome == "optimized" and result.output is not None:
-        yield f"next           graphopt explain {_quoted(result.model)} --target {_quoted(result.plan.target)}"
+        yield f"next           graphopt explain {_quoted(result.model)} --target {_quoted(result.before.target)}"
 
 
 def _quoted(text: str) -> str:

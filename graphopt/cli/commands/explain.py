@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,8 @@ def command(model: str, only: str | None, as_json: bool, **values: Any) -> int:
     Refusals are counted by reason; with --rule every place is listed.
     """
     from graphopt.cli.output import print_json, show
-    from graphopt.cli.text import plain
     from graphopt.pipeline import scan
+    from graphopt.report.text import plain
     from graphopt.results import Options
 
     given = values | ({"rules": (only,)} if only else {})
@@ -111,13 +112,24 @@ def _counts(found: dict[str, dict[str, list[dict[str, Any]]]]) -> Iterator[Rende
         if fired:
             made.add_row(name, styled("equal", "fired"), str(len(fired)), _example(sorted(fired)))
             name = ""
-        reasons = Counter(one["reason"] for one in sides["refused"])
-        for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+        for reason, count in _reasons([one["reason"] for one in sides["refused"]]):
             made.add_row(name, styled("inconclusive", "refused"), str(count), cell(reason))
             name = ""
-        if not fired and not reasons:
+        if not fired and not sides["refused"]:
             made.add_row(name, "not met", "0", "the model has nothing that it looks for")
     yield made
+
+
+def _reasons(reasons: list[str]) -> list[tuple[str, int]]:
+    """Reasons and how often each was given, the most frequent first; those that differ in a number count together."""
+    alike: dict[str, Counter[str]] = {}
+    for reason in reasons:
+        alike.setdefault(re.sub(r"\d+", "#", reason), Counter())[reason] += 1
+    found = []
+    for kinds in alike.values():
+        (first, _), *others = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+        found.append((f"{first} (and alike)" if others else first, kinds.total()))
+    return sorted(found, key=lambda item: (-item[1], item[0]))
 
 
 def _example(places: list[str]) -> str:

@@ -80,7 +80,7 @@ def list_(rule_dirs: tuple[str, ...], as_json: bool) -> int:
 def show_(rule: str, rule_dirs: tuple[str, ...], as_json: bool) -> int:
     """Show one rule's card: what it does, why, where it does not pay, its parameters."""
     from graphopt.cli.output import print_json, show
-    from graphopt.cli.text import plain
+    from graphopt.report.text import plain
 
     card = _catalog(rule_dirs).card(rule.rpartition("/")[2])
     values = _values(card)
@@ -112,7 +112,7 @@ def check(folders: tuple[str, ...], as_json: bool) -> int:
     """Check cards, packs and the cards' examples: those of graphopt and of each DIR."""
     from graphopt.catalog.examples import check_cards
     from graphopt.cli.output import print_json, show
-    from graphopt.cli.text import plain
+    from graphopt.report.text import plain
     from graphopt.report.values import clean
 
     catalog = _catalog(folders)

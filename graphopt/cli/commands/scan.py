@@ -37,9 +37,9 @@ def command(model: str, output: str | None, force: bool, as_json: bool, **values
     everything as it is, with the options as comments: edit it, then run `graphopt apply MODEL PLAN -o OUT`.
     """
     from graphopt.cli.output import print_json, refuse_existing, show, write_text
-    from graphopt.cli.text import plain
     from graphopt.errors import ConfigError
     from graphopt.pipeline import scan
+    from graphopt.report.text import plain
     from graphopt.report.values import scan_values
 
     if output is not None:

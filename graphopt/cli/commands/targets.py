@@ -56,7 +56,7 @@ def list_(as_json: bool) -> int:
 def show_(target: str, as_json: bool) -> int:
     """Show every number of a target, with its source."""
     from graphopt.cli.output import cell, print_json, show, table
-    from graphopt.cli.text import plain
+    from graphopt.report.text import plain
     from graphopt.resources import targets_dir
     from graphopt.targets.target import bundled_targets, load_target
 
