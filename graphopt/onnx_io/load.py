@@ -7,6 +7,7 @@ graph's ops, weights and `ModelFile` refer to, and is written back from there.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,4 @@ def _free_names(graph: onnx.GraphProto) -> Iterable[str]:
 
 def _short_digest(parts: Iterable[str]) -> str:
     """Sixteen hex digits over ``parts``."""
-    import hashlib
-
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Array, TensorInfo
 from graphopt.onnx_io.model_file import ModelFile
+from graphopt.onnx_io.save import save
 from graphopt.onnx_io.worker import Answer, Task, work
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
@@ -47,9 +49,7 @@ def fill_holes(graph: Graph) -> Graph:
         outputs=graph.outputs,
         weights=graph.weights,
         tensors=tensors,
-        model=ModelFile(
-            model.path, model.proto, model.digest, model.ops, tensors, model.input_shapes, model.external
-        ),
+        model=dataclasses.replace(model, tensors=tensors),
     )
 
 
@@ -66,8 +66,6 @@ def _zeros(graph: Graph) -> dict[str, Array] | None:
 
 def _observe(graph: Graph, holes: list[str], feed: dict[str, Array]) -> dict[str, TensorInfo]:
     """Run the model once; return type and shape of the tensors ``holes`` that are tensors."""
-    from graphopt.onnx_io.save import save
-
     model = graph.model
     assert isinstance(model, ModelFile)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as name:

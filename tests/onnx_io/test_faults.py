@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -104,7 +105,7 @@ def test_values_that_are_not_there(tmp_path: Path) -> None:
 
 def test_huge_dimensions_of_activations_cost_nothing(tmp_path: Path) -> None:
     huge = helper.make_node("ConstantOfShape", ["s"], ["h"])
-    sizes = onnx.numpy_helper.from_array(__import__("numpy").array([1 << 40, 1 << 20]), "s")
+    sizes = onnx.numpy_helper.from_array(np.array([1 << 40, 1 << 20]), "s")
     proto = model(
         [huge, helper.make_node("Relu", ["h"], ["y"]), helper.make_node("Conv", ["x", "w"], ["z"])],
         {"x": [1 << 20, 2, 1 << 10, 1 << 10]},
