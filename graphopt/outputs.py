@@ -37,3 +37,10 @@ def staged(output: str | Path | None) -> Iterator[Stage]:
     parent = None if final is None else final.parent
     with tempfile.TemporaryDirectory(prefix=".graphopt-", dir=parent) as folder:
         yield Stage(Path(folder) / (final.name if final else "model.onnx"), final)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file by rename: it is there whole, or not at all."""
+    with staged(path) as stage:
+        stage.path.write_text(text, encoding="utf-8", newline="\n")
+        stage.keep()

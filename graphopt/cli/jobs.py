@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphopt.cli.app import EXIT_NO
-from graphopt.cli.output import print_json, refuse_existing, show, write_text
+from graphopt.cli.output import print_json, refuse_existing, show
 from graphopt.errors import ConfigError
+from graphopt.outputs import write_text
 
 if TYPE_CHECKING:
     from graphopt.results import OptimizeResult

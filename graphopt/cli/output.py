@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,18 +67,3 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise ConfigError("is a folder; give a file name", file=str(path))
     if path.exists() and not force:
         raise ConfigError("exists already; --force replaces it", file=str(path))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file by rename, so that it is there whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=".graphopt-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

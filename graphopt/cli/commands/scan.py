@@ -36,8 +36,9 @@ def command(model: str, output: str | None, force: bool, as_json: bool, **values
     Each option comes with its safety and the estimated gain that it has alone, on the untouched model. The plan keeps
     everything as it is, with the options as comments: edit it, then run `graphopt apply MODEL PLAN -o OUT`.
     """
-    from graphopt.cli.output import print_json, refuse_existing, show, write_text
+    from graphopt.cli.output import print_json, refuse_existing, show
     from graphopt.errors import ConfigError
+    from graphopt.outputs import write_text
     from graphopt.pipeline import scan
     from graphopt.report.text import plain
     from graphopt.report.values import scan_values
