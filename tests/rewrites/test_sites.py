@@ -177,17 +177,32 @@ def test_merging_refuses(body: str, reason: str | None) -> None:
     assert (found.reason if isinstance(found, Refusal) else found) == reason
 
 
-def test_merging_twice_finds_free_names() -> None:
+def test_merging_refuses_an_output_between() -> None:
+    text = "m (float[1,4,9,9] x) => (float[?,?,?,?] a, float[?,?,?,?] y) { a = Conv(x, p) y = Conv(a, p) }"
+    found = only(text, weights(p=(4, 4, 1, 1)), MergeLinearConvs())
+    assert found == Refusal("a", "the tensor between is an output of the model")
+
+
+def test_merging_pair_by_pair() -> None:
     text = "m (float[1,4,9,9] x) => (float[?,?,?,?] y) { a = Conv(x, p) b = Conv(a, p) y = Conv(b, p) }"
     proto = model(text, weights(p=(4, 4, 1, 1)))
     graph, rewrite = to_graph(proto), MergeLinearConvs()
     pair = MergeParams(longest=2)
     for _ in range(2):
-        found = next(answer for answer in reversed(look(graph, rewrite, pair)) if isinstance(answer, Match))
+        found = next(answer for answer in look(graph, rewrite, pair) if isinstance(answer, Match))
+        assert len(found.removes) == 2
         graph = graph.edited([rewrite.rewrite(graph, found, pair)])
     feeds = weights(x=(1, 4, 9, 9))
     assert len(graph) == 1
     assert error(run(to_proto(graph), feeds), run(proto, feeds)) < 1e-5
+
+
+def test_names_that_the_model_has_are_left_alone() -> None:
+    proto = model("m (float[1,4,9,9] x) => (float[?,?,?,?] y) { y = Conv<group = 4>(x, w) }", weights(w=(4, 1, 3, 3)))
+    taken = "y/swap-depthwise-for-dense/weight"
+    proto.graph.initializer[0].name = proto.graph.node[0].input[1] = taken
+    after = apply(to_graph(proto), SwapDepthwiseForDense())
+    assert after.op("y").inputs[1] == f"{taken}_2"
 
 
 def test_half_precision_stays_half() -> None:
