@@ -12,7 +12,7 @@ from graphopt.errors import PlanError, did_you_mean
 from graphopt.ir.walk import Role
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Member:
     """One axis of a weight that a channel group runs along.
 

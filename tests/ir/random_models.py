@@ -95,13 +95,17 @@ class Garden:
         times = int(self.rng.integers(1, 3))
         self.keep(self.b.conv(t.name, c, c * times, 3, group=c), (n, c * times, h, w))
 
-    def grouped(self, t: Tensor) -> None:
+    def multiple(self, t: Tensor, of: int) -> Tensor:
+        """The tensor, convolved to a multiple of ``of`` channels where it has none."""
         n, c, h, w = t.shape
-        for group in (2, 3):
-            if c % group == 0:
-                out = group * int(self.rng.integers(1, 4))
-                self.keep(self.b.conv(t.name, c, out, 3, group=group), (n, out, h, w))
-                return
+        return t if c % of == 0 else self.keep(self.b.conv(t.name, c, 2 * of), (n, 2 * of, h, w))
+
+    def grouped(self, t: Tensor) -> None:
+        group = int(self.rng.choice([2, 3]))
+        t = self.multiple(t, group)
+        n, c, h, w = t.shape
+        out = group * int(self.rng.integers(1, 4))
+        self.keep(self.b.conv(t.name, c, out, 3, group=group), (n, out, h, w))
 
     def conv_transpose(self, t: Tensor) -> None:
         n, c, h, w = t.shape
@@ -219,21 +223,21 @@ class Garden:
         self.keep(self.b.slice(name, [0, 0], [h, w], [2, 3]), (n, c + deep, h, w))
 
     def shuffle(self, t: Tensor) -> None:
+        group = int(self.rng.choice([2, 3]))
+        t = self.multiple(t, group)
         n, c, h, w = t.shape
-        for group in (2, 3):
-            if c % group == 0:
-                name = self.b.reshape(t.name, n, group, c // group, h, w)
-                name = self.b.op("Transpose", name, perm=[0, 2, 1, 3, 4])
-                self.keep(self.b.reshape(name, n, int(self.rng.choice([-1, c])), h, w), t.shape)
-                return
+        name = self.b.reshape(t.name, n, group, c // group, h, w)
+        name = self.b.op("Transpose", name, perm=[0, 2, 1, 3, 4])
+        self.keep(self.b.reshape(name, n, int(self.rng.choice([-1, c])), h, w), t.shape)
 
     def depth_to_space(self, t: Tensor) -> None:
         n, c, h, w = t.shape
-        if self.rng.random() < 0.5 and h % 2 == 0 and w % 2 == 0:
+        if self.rng.random() < 0.4 and h % 2 == 0 and w % 2 == 0:
             self.keep(self.b.op("SpaceToDepth", t.name, blocksize=2), (n, 4 * c, h // 2, w // 2))
-        elif c % 4 == 0:
-            mode = {"mode": self.one_of("DCR", "CRD")} if self.b.opset >= 11 else {}
-            self.keep(self.b.op("DepthToSpace", t.name, blocksize=2, **mode), (n, c // 4, 2 * h, 2 * w))
+            return
+        t = self.multiple(t, 4)
+        mode = {"mode": self.one_of("DCR", "CRD")} if self.b.opset >= 11 else {}
+        self.keep(self.b.op("DepthToSpace", t.name, blocksize=2, **mode), (n, t.shape[1] // 4, 2 * h, 2 * w))
 
     def pool(self, t: Tensor) -> None:
         kind = self.one_of("MaxPool", "AveragePool")
@@ -250,7 +254,7 @@ class Garden:
         b, (n, c, h, w) = self.b, t.shape
         name = b.op("Transpose", t.name, perm=[0, 2, 3, 1])
         out = c
-        kind = self.one_of("Add", "MatMul", "Softmax", "Tokens", "Transposed", "Split")
+        kind = self.one_of("Add", "MatMul", "Softmax", "Tokens", "Transposed", "Split", "LayerNorm")
         if kind == "Add":
             name = b.op("Add", name, b.random(c))
         elif kind == "MatMul":
@@ -261,6 +265,8 @@ class Garden:
             name = b.op("MatMul", name, b.op("Transpose", b.random(out, c), perm=[1, 0]))
         elif kind == "Softmax":
             name = b.op("Softmax", name, axis=3)
+        elif kind == "LayerNorm" and b.opset >= 17:
+            name = b.op("LayerNormalization", name, b.random(c), b.random(c))
         elif kind == "Split" and c > 1:
             left, right = b.split(name, [1, c - 1], axis=3)
             name = b.op("Concat", right, left, axis=3 if b.opset < 11 else -1)
@@ -306,6 +312,66 @@ class Garden:
         scale, zero = self.b.random(5, low=0.01, high=0.02), self.b.const([0] * 5, np.int8)
         weight = self.b.op("DequantizeLinear", values, scale, zero, axis=0)
         self.keep(self.b.op("Conv", t.name, weight), (n, 5, h, w))
+
+    def quantised(self, t: Tensor) -> None:
+        """Activations through QuantizeLinear and DequantizeLinear, per tensor or per channel."""
+        b, c = self.b, t.shape[1]
+        if b.opset < 13:
+            return
+        name, size = t.name, () if self.rng.random() < 0.5 else (c,)
+        scale, zero = b.random(*size, low=0.01, high=0.1), b.const(np.full(size, 3), np.uint8)
+        for kind in ("QuantizeLinear", "DequantizeLinear"):
+            name = b.op(kind, name, scale, zero, axis=1)
+        self.keep(name, t.shape)
+
+    def group_norm(self, t: Tensor) -> None:
+        """Group normalisation as PyTorch exports it."""
+        b, (n, c, h, w) = self.b, t.shape
+        group = next((g for g in (4, 3, 2) if c % g == 0), 1)
+        name = b.op("InstanceNormalization", b.reshape(t.name, n, group, -1), b.random(group), b.random(group))
+        name = b.reshape(name, n, c, h, w)
+        self.keep(b.op("Add", b.op("Mul", name, b.random(c, 1, 1)), b.random(c, 1, 1)), t.shape)
+
+    def mean_over(self, t: Tensor) -> None:
+        """Statistics over rows, columns or channels, kept or dropped, and given back."""
+        b = self.b
+        axis = int(self.rng.integers(1, 4))
+        kind = self.one_of("ReduceMean", "ReduceMax", "ReduceL2")
+        if self.rng.random() < 0.5:
+            name = b.with_axes(kind, 18, t.name, [axis - 4], keepdims=1)
+        else:
+            name = b.with_axes("Unsqueeze", 13, b.with_axes(kind, 18, t.name, [axis], keepdims=0), [axis])
+        self.keep(b.op("Add", t.name, name), t.shape)
+
+    def left_matmul(self, t: Tensor) -> None:
+        """A constant on the left mixes the channels of a flattened map; or a vector on the right closes it."""
+        b, (n, c, h, w) = self.b, t.shape
+        flat, out = b.reshape(t.name, n, c, h * w), int(self.rng.integers(1, 6))
+        if self.rng.random() < 0.5:
+            self.keep(b.reshape(b.op("MatMul", b.random(out, c), flat), n, out, h, w), (n, out, h, w))
+        else:
+            vector = b.op("MatMul", b.op("Transpose", flat, perm=[0, 2, 1]), b.random(c))
+            self.keep(b.op("Add", t.name, b.reshape(vector, n, 1, h, w)), t.shape)
+
+    def constants(self, t: Tensor) -> None:
+        """Zeros made by ConstantOfShape, a cast constant, one scalar from many."""
+        b, (n, c, h, w) = self.b, t.shape
+        kind = self.one_of("Zeros", "Cast", "Scalar", "Identity")
+        if kind == "Zeros":
+            other = b.op("ConstantOfShape", b.ints(n, c, h, w))
+        elif kind == "Cast":
+            other = b.op("Cast", b.const(self.rng.random((c, 1, 1)), np.float64), to=TensorProto.FLOAT)
+        elif kind == "Identity":
+            other = b.op("Identity", b.random(c, 1, 1, low=0.5))
+        else:
+            other = b.op("Gather", b.random(5, low=0.5), b.const(2, np.int64), axis=0)
+        self.keep(b.op("Add" if kind == "Zeros" else "Div", t.name, other), t.shape)
+
+    def one_channel(self, t: Tensor) -> None:
+        """One channel picked by a scalar index, given to all."""
+        b, c = self.b, t.shape[1]
+        picked = b.op("Gather", t.name, b.const(int(self.rng.integers(c)), np.int64), axis=1)
+        self.keep(b.op("Mul", t.name, b.with_axes("Unsqueeze", 13, picked, [1])), t.shape)
 
     def expand(self, t: Tensor) -> None:
         n, c, h, w = t.shape
@@ -364,6 +430,12 @@ STEPS: tuple[Callable[[Garden, Tensor], None], ...] = (
     Garden.quantised_weight,
     Garden.expand,
     Garden.stranger,
+    Garden.quantised,
+    Garden.group_norm,
+    Garden.mean_over,
+    Garden.left_matmul,
+    Garden.constants,
+    Garden.one_channel,
 )
 
 
