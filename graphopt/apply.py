@@ -52,7 +52,7 @@ def apply_actions(
         channels: its channel groups.
         sites: rules to apply.
         widths: new widths.
-        inputs: samples for the means of removed channels; without any, they are not folded.
+        inputs: real samples for the means of removed channels; without any, they are not folded.
 
     Raises:
         PlanError: when a rule does not match where it should, or the widths do not let it.

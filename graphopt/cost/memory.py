@@ -2,21 +2,18 @@
 
 The allocator is tflite-micro's ``GreedyMemoryPlanner``: biggest tensor first (of equal ones the later made), each at
 the lowest offset where it overlaps nothing that lives at the same time, offsets aligned to 16 bytes. It reproduces
-that runtime's arena exactly. The largest live set is a lower bound of it, and what a search can afford to price.
+that runtime's arena exactly. (What a search can afford to price is a lower bound of it: `space.memory`.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from graphopt.cost.kernels import Kernel
 from graphopt.cost.workload import tensor_bytes
 from graphopt.errors import ModelError
 from graphopt.ir.graph import Graph
-from graphopt.ir.liveness import Lifetime, lifetimes, liveness
+from graphopt.ir.liveness import Lifetime, lifetimes
 from graphopt.targets.target import Target
 
 ALIGNMENT_BYTES = 16
@@ -50,25 +47,6 @@ def arena(spans: Sequence[Lifetime], sizes: Sequence[int]) -> int:
     offsets = place(spans, sizes)
     ends = (o + -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for o, size in zip(offsets, sizes, strict=True))
     return max(ends, default=0)
-
-
-def live_set_peak(spans: Sequence[Lifetime], sizes: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return the largest sum of sizes alive at one step: a lower bound of :func:`arena`, for many candidates at once.
-
-    Args:
-        spans: lifetimes.
-        sizes: bytes of each tensor, shape (..., tensors).
-
-    Returns:
-        bytes, shape (...).
-    """
-    wanted = np.asarray(sizes, np.int64)
-    aligned = -(-wanted // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-    if not spans:
-        return np.zeros(aligned.shape[:-1], np.int64)
-    alive = liveness(spans).astype(np.float64)  # float64 multiplies matrices fast, and exactly below 2^53 bytes
-    peaks: npt.NDArray[np.int64] = (aligned.astype(np.float64) @ alive).max(axis=-1).astype(np.int64)
-    return peaks
 
 
 def activation_lifetimes(graph: Graph, kernels: Sequence[Kernel]) -> tuple[Lifetime, ...]:

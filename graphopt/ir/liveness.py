@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Op
 
@@ -114,12 +111,3 @@ def _inner(graph: Graph, step_of: dict[str, int]) -> set[str]:
                 if uses and all(step_of.get(use.op.key) == step_of[op.key] for use in uses):
                     inner.add(tensor)
     return inner
-
-
-def liveness(spans: Sequence[Lifetime]) -> npt.NDArray[np.bool_]:
-    """Return which tensor occupies memory at which step, shape (tensors, steps)."""
-    steps = np.arange(1 + max((span.last for span in spans), default=0))
-    first = np.array([span.first for span in spans], np.int64).reshape(-1, 1)
-    last = np.array([span.last for span in spans], np.int64).reshape(-1, 1)
-    alive: npt.NDArray[np.bool_] = (first <= steps) & (steps <= last)
-    return alive

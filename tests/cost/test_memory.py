@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, permutations
+from itertools import permutations
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.cost.kernels import decompose
-from graphopt.cost.memory import activation_lifetimes, arena, live_set_peak, peak_activation_bytes, place
+from graphopt.cost.memory import activation_lifetimes, arena, peak_activation_bytes, place
 from graphopt.ir.liveness import Lifetime, lifetimes
 from graphopt.targets.target import load_target
 from tests.cost.builder import Builder, inverted_bottleneck
+from tests.cost.live_set import live_set
 
 NPU = load_target("npu-32")
 CPU = load_target("cpu-x86-64")
@@ -103,7 +103,7 @@ def test_tensors_that_live_together_never_overlap(drawn: list[tuple[int, int, in
                 assert offsets[i] + sizes[i] <= offsets[j] or offsets[j] + sizes[j] <= offsets[i]
     peak = arena(spans, sizes)
     assert max(o + size for o, size in zip(offsets, sizes, strict=True)) <= peak
-    assert live_set_peak(spans, sizes) <= peak <= sum(-(-size // 16) * 16 for size in sizes)
+    assert live_set(spans, sizes) <= peak <= sum(-(-size // 16) * 16 for size in sizes)
 
 
 def best_arena(spans: list[Lifetime], sizes: list[int]) -> int:
@@ -135,22 +135,4 @@ def test_arena_is_near_the_optimum_and_above_the_live_set(drawn: list[tuple[int,
     spans, sizes = spans_of(*((first, last) for first, last, _ in drawn)), [size for _, _, size in drawn]
     optimum = 16 * best_arena(spans, sizes)
     peak = arena(spans, [16 * size for size in sizes])
-    assert live_set_peak(spans, [16 * size for size in sizes]) <= optimum <= peak <= 2 * optimum
-
-
-@given(SPANS, st.integers(0, 4))
-def test_live_sets_of_many_candidates_are_those_of_each(drawn: list[tuple[int, int, int]], seed: int) -> None:
-    spans = spans_of(*((first, last) for first, last, _ in drawn))
-    sizes = np.random.default_rng(seed).integers(0, 10_000, (7, len(spans)))
-    together = live_set_peak(spans, sizes)
-    for row, found in zip(sizes, together, strict=True):
-        steps = range(max(span.last for span in spans) + 1)
-        alive = [[i for i, s in enumerate(spans) if s.first <= step <= s.last] for step in steps]
-        assert found == max(sum(-(-int(row[i]) // 16) * 16 for i in tensors) for tensors in alive)
-    assert live_set_peak([], np.zeros((3, 0))).tolist() == [0, 0, 0]
-
-
-def test_growing_a_tensor_never_shrinks_the_live_set() -> None:
-    spans = spans_of((0, 2), (1, 3), (2, 4))
-    peaks = [int(live_set_peak(spans, [100, size, 100])) for size in range(0, 400, 25)]
-    assert all(low <= high for low, high in pairwise(peaks))
+    assert live_set(spans, [16 * size for size in sizes]) <= optimum <= peak <= 2 * optimum

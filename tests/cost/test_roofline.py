@@ -108,7 +108,7 @@ def test_latency_is_the_larger_of_compute_and_memory_plus_overhead() -> None:
     compute = dense(12544, 9, 64, 64, weight_elements=9 * 64 * 64)
     assert price(compute, NPU).latency_us == pytest.approx((18 * 2 * 12638 - 1) / 1000 + 2)
     memory = dense(100, 1, 32, 32, weight_elements=1024, bias_elements=32, activation_elements=2**21)
-    assert price(memory, NPU).latency_us == pytest.approx((1024 + 4 * 32 + 2**21) / 11e3 + 2)
+    assert price(memory, NPU).latency_us == pytest.approx((1024 + 4 * 32 + 2**21) / 8e3 + 2)
     tiny = Workload("vector", vector_ops=32)
     assert price(tiny, NPU).latency_us == pytest.approx(0.001 + 2)
     assert [BOUNDS[int(price(load, NPU).bound)] for load in (compute, memory, tiny)] == list(BOUNDS)
@@ -151,11 +151,11 @@ def test_fusing_an_inverted_bottleneck_pays_where_it_was_measured_to_pay(target:
 
 
 @pytest.mark.parametrize(
-    ("block", "simulated"), [("56x56x24->24 s1", -0.74), ("14x14x96->96 s1", -0.21), ("7x7x160->160 s1", 0.20)]
+    ("block", "simulated"), list(zip(BLOCKS, (-0.82, -0.84, -0.74, -0.71, -0.70, -0.21, 0.20), strict=True))
 )
 def test_fusing_without_a_depthwise_mode_is_as_simulated(block: str, simulated: float) -> None:
-    """SCALE-Sim has neither overhead nor bandwidth; a few points of difference remain."""
-    chip = load_target("npu-32-no-depthwise")
+    """SCALE-Sim knows neither overhead nor bandwidth, so both are taken away here; it simulates each layer alone."""
+    chip = replace(load_target("npu-32-no-depthwise"), kernel_overhead_us=0.0, dram_bandwidth_gb_per_s=1e9)
     before = estimate(inverted_bottleneck(*BLOCKS[block], fused=False), chip).latency_us
     after = estimate(inverted_bottleneck(*BLOCKS[block], fused=True), chip).latency_us
-    assert after / before - 1 == pytest.approx(simulated, abs=0.03)
+    assert after / before - 1 == pytest.approx(simulated, abs=0.015)

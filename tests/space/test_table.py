@@ -10,7 +10,7 @@ import pytest
 from graphopt.apply import apply_actions
 from graphopt.cost.estimate import estimate
 from graphopt.cost.kernels import decompose
-from graphopt.cost.memory import activation_lifetimes, live_set_peak
+from graphopt.cost.memory import activation_lifetimes
 from graphopt.cost.workload import tensor_bytes
 from graphopt.decide import actions_of
 from graphopt.ir.graph import Graph
@@ -20,6 +20,7 @@ from graphopt.results import Options
 from graphopt.space.space import Space
 from graphopt.space.table import DRAM_BYTES, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable, compile_table
 from graphopt.targets.target import Target
+from tests.cost.live_set import live_set
 
 SAMPLE = sample_models_dir() / "fashion_classifier.onnx"
 
@@ -36,10 +37,11 @@ def priced(model: Path, options: Options) -> tuple[Space, CostTable, Target]:
     return space, compile_table(space, subject.target), subject.target
 
 
-def live_set(graph: Graph, target: Target) -> int:
+def peak(graph: Graph, target: Target) -> int:
     spans = activation_lifetimes(graph, decompose(graph, target))
-    sizes = [tensor_bytes(graph.dtype(span.tensor), graph.static_shape(span.tensor) or (), target) for span in spans]
-    return int(live_set_peak(spans, np.array(sizes)))
+    shapes = [graph.static_shape(span.tensor) or () for span in spans]
+    dtypes = [graph.dtype(span.tensor) for span in spans]
+    return live_set(spans, [int(tensor_bytes(d, shape, target)) for d, shape in zip(dtypes, shapes, strict=True)])
 
 
 def random_candidates(table: CostTable, seed: int, count: int) -> list[np.ndarray]:
@@ -70,7 +72,7 @@ def check_prices(model: Path, options: Options, count: int) -> None:
         assert price[LATENCY] == pytest.approx(real.latency_us, rel=1e-9)
         assert price[MACS] == real.macs
         assert price[DRAM_BYTES] == real.dram_bytes
-        assert table.peak_bytes(row[None])[0] == live_set(graph, target)
+        assert table.peak_bytes(row[None])[0] == peak(graph, target)
         if not shared:  # a constant that several ops share is counted once as long as they cut it alike
             assert price[PARAMETER_BYTES] == real.parameter_bytes
 
