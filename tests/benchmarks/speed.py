@@ -55,10 +55,17 @@ class Spent:
 
 def spend(code: str, *arguments: str, watch_memory: bool = False) -> Spent:
     """Run Python ``code`` in a process of its own; peak memory is measured only when it is watched (that costs CPU)."""
+    # An installation has its bytecode; a checkout may have been told not to keep any.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            [sys.executable, "-c", code, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
         peak = watch(process.pid) if watch_memory else 0
         _, status, usage = os.wait4(process.pid, 0)
