@@ -1,0 +1,111 @@
+"""`graphopt zoo`: a folder of models in one go."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphopt.cli import options as o
+from graphopt.cli.app import EXIT_NO
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from graphopt.results import ZooRow
+
+
+@click.command(
+    "zoo",
+    epilog=o.notes(
+        example="graphopt zoo models/ -o optimized/ --target npu-32 --jobs 4",
+        codes="0 done; 1 a model failed; 2 bad input",
+        keys="output_folder, outcomes: {optimized, unchanged, skipped, failed}, rows: [{model, outcome, reason, "
+        "seconds, numbers}]",
+    ),
+)
+@click.argument("folder", type=click.Path(), metavar="DIR")
+@click.option("-o", "--output", required=True, type=click.Path(), metavar="OUTDIR", help="Where the results go.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Models at a time.")
+@click.option("-f", "--force", is_flag=True, help="Do all models again, and replace files that exist.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, show_default=True, metavar="SECONDS",
+    help="Wall-clock limit for each model.",
+)  # fmt: skip
+@o.target_option
+@o.rule_options
+@o.search_options
+@o.seed_option
+@o.shape_option
+@o.calibration_option
+@click.option("--verify/--no-verify", default=True, help="Run both models against each other [default: verify].")
+@o.json_option
+@o.debug_option
+def command(folder: str, output: str, jobs: int, force: bool, timeout: float, as_json: bool, **values: Any) -> int:
+    """Optimise every *.onnx below DIR into the same layout below OUTDIR, each model in a process of its own.
+
+    Every model ends in an outcome: optimized, unchanged, skipped or failed, with the reason. An interrupted run goes
+    on where it stopped. OUTDIR also gets graphopt-zoo.csv (the table) and graphopt-zoo.json (the journal).
+    """
+    from graphopt.cli.output import print_json, show
+    from graphopt.report.text import plain
+    from graphopt.report.values import zoo_values
+    from graphopt.zoo import optimize_zoo
+
+    with _progress(visible=not as_json) as on_row:
+        rows = optimize_zoo(
+            folder, output, o.make_options(values), jobs=jobs, force=force, timeout_s=timeout, on_row=on_row
+        )
+    found = zoo_values(rows)
+    if as_json:
+        print_json({"output_folder": output} | found)
+    else:
+        counts = ", ".join(f"{count} {kind}" for kind, count in found["outcomes"].items() if count)
+        show(_table(rows), f"{len(rows)} models: {counts}", f"results        {plain(output)}")
+    return EXIT_NO if found["outcomes"]["failed"] else 0
+
+
+@contextmanager
+def _progress(*, visible: bool) -> Iterator[Callable[[ZooRow, int], None]]:
+    """A progress bar on stderr where that is a terminal, else nothing."""
+    if not visible or not sys.stderr.isatty():
+        yield lambda row, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from graphopt.report.text import plain
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda row, total: bar.update(
+            task, advance=1, total=total, description=f"{plain(row.model)}: {row.outcome}"
+        )
+
+
+def _table(rows: tuple[ZooRow, ...]) -> Table:
+    from graphopt.cli.output import cell, table
+    from graphopt.cli.summary import styled
+    from graphopt.report import format as f
+
+    numbers = ("latency", "change", "peak memory", "parameters", "seconds")
+    made = table("model", "outcome", *numbers, "safety", "proof", "reason", right=numbers)
+    for row in rows:
+        found = row.numbers
+        made.add_row(
+            cell(row.model),
+            styled(row.outcome),
+            f.latency(found.latency_us_after) if found else "-",
+            f.change(found.latency_us_before, found.latency_us_after) if found else "-",
+            f.change(found.peak_activation_bytes_before, found.peak_activation_bytes_after) if found else "-",
+            f.change(found.parameters_before, found.parameters_after) if found else "-",
+            f"{row.seconds:.1f}",
+            styled(found.safety) if found else "-",
+            styled(found.verdict) if found and found.verdict else "-",
+            cell(row.reason),
+        )
+    return made
