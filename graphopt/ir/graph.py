@@ -59,9 +59,11 @@ class Graph:
             may override (it is listed among the inputs and the IR version is 4 or more) is *not* among them.
         tensors: type and shape of every tensor that is known.
         model: what `onnx_io` needs to write the model back (opaque here).
+        open_inputs: inputs with a dimension (besides a leading batch) that the file leaves open. A number that stands
+            for it in `tensors` serves pricing only; the rewritten model must work for others, too.
     """
 
-    __slots__ = ("_order", "_producer", "inputs", "model", "nx", "outputs", "tensors", "weights")
+    __slots__ = ("_order", "_producer", "inputs", "model", "nx", "open_inputs", "outputs", "tensors", "weights")
 
     def __init__(
         self,
@@ -72,12 +74,14 @@ class Graph:
         weights: Mapping[str, Weight],
         tensors: Mapping[str, TensorInfo],
         model: Any = None,
+        open_inputs: Collection[str] = (),
     ) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.weights = dict(weights)
         self.tensors = dict(tensors)
         self.model = model
+        self.open_inputs = frozenset(open_inputs)
         self._producer: dict[str, str] = {}
         self._order: dict[str, int] = {}
         self.nx: nx.MultiDiGraph = nx.MultiDiGraph()
@@ -218,7 +222,13 @@ class Graph:
         ops = _topological([op for _, op in ranked])
         self._drop_unused(ops, gone, weights, tensors)
         return Graph(
-            ops, inputs=self.inputs, outputs=self.outputs, weights=weights, tensors=tensors, model=self.model
+            ops,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            weights=weights,
+            tensors=tensors,
+            model=self.model,
+            open_inputs=self.open_inputs,
         )
 
     def _drop_unused(
@@ -263,7 +273,8 @@ class Graph:
         weights = {tensor: self.weights[tensor] for tensor in (*read, *made) if tensor in self.weights}
         tensors = {tensor: self.tensors[tensor] for tensor in (*read, *made) if tensor in self.tensors}
         inputs = [tensor for tensor in read if tensor not in made and tensor not in weights]
-        return Graph(ops, inputs=inputs, outputs=outputs, weights=weights, tensors=tensors)
+        still_open = self.open_inputs.intersection(inputs)
+        return Graph(ops, inputs=inputs, outputs=outputs, weights=weights, tensors=tensors, open_inputs=still_open)
 
 
 def _topological(ops: list[Op]) -> list[Op]:

@@ -19,10 +19,17 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from graphopt.errors import ModelError
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Op, Weight
-from graphopt.onnx_io.check import check_structure, check_tensors, check_versions, external_files, read_model
+from graphopt.onnx_io.check import (
+    check_structure,
+    check_tensors,
+    check_texts,
+    check_versions,
+    external_files,
+    read_model,
+)
 from graphopt.onnx_io.model_file import ModelFile
 from graphopt.onnx_io.observe import fill_holes
-from graphopt.onnx_io.shapes import choose_input_shapes, infer, true_inputs
+from graphopt.onnx_io.shapes import choose_input_shapes, declared, infer, is_open, true_inputs
 from graphopt.onnx_io.shell import Shell, make_shell
 from graphopt.onnx_io.tensors import constant_weight, dense_weight, sparse_weight
 
@@ -52,6 +59,7 @@ def load(path: str | Path, *, input_shapes: Mapping[str, tuple[int, ...]] | None
     """
     path = Path(path)
     model, digest = read_model(path)
+    check_texts(model, path)
     external = check_tensors(model, path)
     check_versions(model, path)
     if external:
@@ -90,6 +98,7 @@ def build_graph(
     graph = Graph(
         ops,
         inputs=[value.name for value in true_inputs(model)],
+        open_inputs=[value.name for value in true_inputs(model) if is_open(declared(value).shape)],
         outputs=[value.name for value in model.graph.output],
         weights=_read_weights(model, path.parent),
         tensors=tensors,

@@ -50,6 +50,7 @@ def fill_holes(graph: Graph) -> Graph:
         weights=graph.weights,
         tensors=tensors,
         model=dataclasses.replace(model, tensors=tensors),
+        open_inputs=graph.open_inputs,
     )
 
 

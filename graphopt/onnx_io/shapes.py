@@ -85,6 +85,11 @@ def choose_input_shapes(
     return chosen, symbols
 
 
+def is_open(shape: Shape | None) -> bool:
+    """Whether a dimension besides a leading batch is left open."""
+    return shape is None or not all(isinstance(dim, int) for dim in shape[1:])
+
+
 def concrete(shape: Shape, symbols: Mapping[str, int]) -> Shape:
     """Put numbers where the symbols are known."""
     return tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in shape)

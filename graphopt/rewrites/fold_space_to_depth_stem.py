@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import networkx as nx
 import numpy as np
 
 from graphopt.ir.graph import Graph, Patch
@@ -58,6 +59,8 @@ class FoldSpaceToDepthStem:
         if conv.kernel == (1, 1):
             return Refusal(op.key, "a 1x1 kernel would only gain zeros")
         shape = graph.shape(op.input(0))
+        if graph.open_inputs & nx.ancestors(graph.nx, op.key):
+            return Refusal(op.key, "the model leaves its input's size open")
         if shape is None or not all(isinstance(size, int) for size in shape[2:]):
             return Refusal(op.key, "the input's height and width are not fixed")
         if any(isinstance(size, int) and size % 2 for size in shape[2:]):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
 from graphopt.ir.op import Array
+from graphopt.onnx_io.load import load
 from graphopt.rewrites import REWRITES, is_site_rewrite, is_width_rewrite
 from graphopt.rewrites.fold_space_to_depth_stem import FoldSpaceToDepthStem
 from graphopt.rewrites.fuse_inverted_bottleneck import FuseInvertedBottleneck, FuseParams
@@ -148,6 +152,17 @@ def test_the_stem_refuses(attributes: str, shape: tuple[int, ...], reason: str |
     text = f"m (float[1,3,16,16] x) => (float[?,?,?,?] y) {{ y = Conv<{attributes}>(x, w) }}"
     found = only(text, weights(w=shape), FoldSpaceToDepthStem())
     assert (found.reason if isinstance(found, Refusal) else found) == reason
+
+
+def test_the_stem_keeps_open_sizes_open(tmp_path: Path) -> None:
+    """Shapes that a caller gives are for pricing; the saved model must still take odd sizes."""
+    text = "m (float[N,3,H,16] x) => (float[?,?,?,?] y) { r = Relu(x) y = Conv<strides = [2, 2]>(r, w) }"
+    file = tmp_path / "open.onnx"
+    onnx.save(model(text, weights(w=(4, 3, 3, 3))), file)
+    graph = load(file, input_shapes={"x": (1, 3, 16, 16)})
+    assert graph.static_shape("r") == (1, 3, 16, 16)
+    (found,) = look(graph, FoldSpaceToDepthStem())
+    assert found == Refusal("y", "the model leaves its input's size open")
 
 
 def test_the_stem_may_have_an_open_batch() -> None:
