@@ -241,8 +241,8 @@ def changes_of(space: Space, table: CostTable, chosen: Candidates) -> tuple[Chan
         v = index["site", site.id]
         option = site.options[int(chosen[v])]
         if option.label != KEEP:
-            text = f"{space.graph.op(site.id)}: {option.label}"
-            found.append((v, 0, site.id, "+".join(f.rule.id for f in option.fired), text, option.safety))
+            rule = "+".join(fired.rule.id for fired in option.fired)
+            found.append((v, 0, site.id, rule, str(space.graph.op(site.id)), option.safety))
     for width in space.widths:
         v = index["width", width.group.id]
         choice = width.options[int(chosen[v])]

@@ -65,7 +65,7 @@ class Change:
     Attributes:
         place: site id or channel group id.
         rule: rule id(s) behind it.
-        text: what changed, in a few words (``96 -> 64 channels``).
+        text: what changed: the op where a site begins, or the widths (``96 -> 64 channels``).
         safety: what it promises.
         gain_us: estimated latency saved by this change alone, the rest of the plan staying (positive is faster).
     """
