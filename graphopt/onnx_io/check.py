@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto, helper
 
 from graphopt.errors import ModelError
@@ -21,6 +21,9 @@ RUNTIME_IR_VERSION = 13
 
 RUNTIME_OPSETS = {"": 26, "ai.onnx.ml": 5}
 """Newest opsets that onnxruntime 1.31 loads, by domain. Above them, the installed onnxruntime is asked."""
+
+_STRING_FIELD = 9
+"""`FieldDescriptor.TYPE_STRING` of protobuf."""
 
 _PROTOBUF_LIMIT = 2**31 - 1
 
@@ -118,6 +121,21 @@ def _open_probe(ir_version: int, opsets: Iterable[onnx.OperatorSetIdProto]) -> s
         file.write_bytes(probe.SerializeToString())
         answer = work([Task("open", file)])[0]
     return answer.reason if isinstance(answer, Failure) else None
+
+
+def check_texts(message: Message, path: Path) -> None:
+    """See that every text is UTF-8 (protobuf lets others pass, as bytes).
+
+    Raises:
+        ModelError: when one is not.
+    """
+    for descriptor, value in message.ListFields():
+        if descriptor.type == _STRING_FIELD:
+            if any(isinstance(text, bytes) for text in ((value,) if isinstance(value, bytes | str) else value)):
+                raise ModelError(f"{path}: the ONNX file is damaged: {descriptor.full_name} holds no UTF-8 text")
+        elif descriptor.message_type is not None:
+            for part in (value,) if isinstance(value, Message) else value:
+                check_texts(part, path)
 
 
 def check_structure(shell: Shell, path: Path) -> None:

@@ -90,6 +90,12 @@ def test_the_installed_runtime_decides_not_the_table(tmp_path: Path, monkeypatch
     assert len(load(write(conv_model(), tmp_path / "m.onnx"))) == 2
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    content = conv_model().SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(content.replace(b"\x12\x01W", b"\x12\x01\xff"))
+    assert "holds no UTF-8 text" in _refusal(tmp_path / "m.onnx")
+
+
 def test_values_that_are_not_there(tmp_path: Path) -> None:
     proto = conv_model()
     proto.graph.initializer[0].raw_data = b"1234"
