@@ -66,8 +66,10 @@ class Resizing:
         return self._names[key]
 
     def with_ints(self, op: Op, slot: int, values: Sequence[int]) -> Op:
-        """Return ``op`` with a constant integer input replaced."""
-        old = self.graph.weights[op.inputs[slot]]
+        """Return ``op`` with a constant integer input replaced. A computed one follows by itself."""
+        old = self.graph.weight(op.inputs[slot])
+        if old is None:
+            return op
         array = np.asarray(values, dtype=old.dtype).reshape(old.shape)
         if np.array_equal(array, old.array()):
             return op
@@ -176,12 +178,14 @@ def _resample(resizing: Resizing, op: Op) -> Op:
     if op.op_type == "Upsample" or not op.input(3):
         return op
     sizes = list(Walk(resizing.graph).ints(op.inputs[3]) or ())
+    if not sizes:
+        return op  # computed
     new = resizing.shape(op.outputs[0])
     axes = op.attribute("axes") or range(len(new))
     for i, axis in enumerate(axes):
         if resizing.axis(op.outputs[0], positive(axis, len(new))) is not None:
             sizes[i] = int(new[axis] or 0)
-    return resizing.with_ints(op, 3, sizes) if sizes else op
+    return resizing.with_ints(op, 3, sizes)
 
 
 UPDATES: dict[str, Update] = {

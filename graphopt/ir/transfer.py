@@ -10,6 +10,7 @@ from collections.abc import Callable
 from graphopt.ir.graph import Graph
 from graphopt.ir.labels import Labels
 from graphopt.ir.op import Op
+from graphopt.ir.transfer_dims import freeze_dims, move_dims, shape_of, size_of
 from graphopt.ir.transfer_elementwise import (
     cumulative,
     divide,
@@ -35,7 +36,6 @@ from graphopt.ir.transfer_shape import (
     expand,
     gather,
     pad,
-    shape_of,
     slice_,
     split,
     squeeze,
@@ -116,7 +116,7 @@ TRANSFER: dict[str, Transfer] = {
     "Tile": tile,
     "ConstantOfShape": constant_of_shape,
     "Shape": shape_of,
-    "Size": shape_of,
+    "Size": size_of,
 }
 
 _SEVERAL_OUTPUTS = frozenset({"Split", "Dropout"})
@@ -141,6 +141,7 @@ def walk_labels(graph: Graph) -> Walk:
         producer = graph.producer(tensor)
         if producer is not None:
             walk.freeze_tensor(producer, f"{tensor!r} is an output of the model", tensor)
+            freeze_dims(walk, producer, tensor)
     return walk
 
 
@@ -152,6 +153,9 @@ def _reads_raw(walk: Walk, op: Op) -> bool:
 def _step(walk: Walk, op: Op) -> None:
     for tensor in op.captures:
         walk.freeze_tensor(op, f"a subgraph of {op} reads it", tensor)
+        freeze_dims(walk, op, tensor)
+    if move_dims(walk, op):
+        return
     transfer = TRANSFER.get(op.op_type) if op.domain in ("", "ai.onnx") else None
     further = any(op.outputs[1:]) and op.op_type not in _SEVERAL_OUTPUTS
     if transfer is None or further:
@@ -160,7 +164,7 @@ def _step(walk: Walk, op: Op) -> None:
             walk.freeze_tensor(op, reason, tensor)
     elif all(walk.is_constant(tensor) for tensor in op.inputs if tensor):
         _of_constants(walk, op, transfer)
-    elif op.op_type in MAKERS or any(tensor in walk.axes for tensor in op.inputs):
+    elif op.op_type in MAKERS or any(tensor in walk.axes or tensor in walk.dims for tensor in op.inputs):
         transfer(walk, op)
 
 

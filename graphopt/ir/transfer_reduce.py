@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphopt.ir.labels import Labels
 from graphopt.ir.op import Op
+from graphopt.ir.transfer_dims import follow
 from graphopt.ir.transfer_elementwise import mix
 from graphopt.ir.walk import Walk, positive
 
@@ -48,33 +49,36 @@ def _reduced(walk: Walk, op: Op, reduced: set[int]) -> None:
 
 
 def resize(walk: Walk, op: Op) -> None:
-    """Resize and Upsample pass the axes whose factor is a constant 1."""
+    """Resize and Upsample pass the axes that keep their length."""
     axes = walk.of(op.inputs[0])
-    factors = _factors(walk, op, len(axes))
     crops = op.attribute("coordinate_transformation_mode", "") in ("tf_crop_and_resize", b"tf_crop_and_resize")
-    out: list[Labels | None] = []
-    for labels, factor in zip(axes, factors, strict=True):
-        same = labels is not None and factor is not None and factor in (1.0, -float(len(labels))) and not crops
-        if not same:
+    chosen = [positive(axis, len(axes)) for axis in op.attribute("axes") or range(len(axes))]
+    given: list[Labels | None] = [axes[axis] for axis in chosen]
+    lengths = walk.graph.static_shape(op.outputs[0])
+    if op.op_type == "Resize" and op.input(3):
+        kept = [lengths is not None and lengths[axis] == walk.dim(op.inputs[0], axis) for axis in chosen]
+    else:
+        kept = _factors_of_one(walk, op, len(chosen))
+    for i, labels in enumerate(given):
+        if crops or not kept[i]:
             walk.freeze(op, f"{op} resamples it, or by a factor that is not constant", labels)
-        out.append(labels if same else None)
+            given[i] = None
+    if op.op_type == "Resize" and op.input(3):
+        follow(walk, op, 3, (), given)
+    out = list(axes)
+    for axis, labels in zip(chosen, given, strict=True):
+        out[axis] = labels
     walk.label(op.outputs[0], out, op)
 
 
-def _factors(walk: Walk, op: Op, rank: int) -> list[float | None]:
-    """What each axis is scaled by (positive), or its new length (negative); ``None`` when not constant."""
-    given: tuple[float, ...] | None = op.attribute("scales")
-    scales = op.input(1) if op.op_type == "Upsample" or len(op.inputs) == 2 else op.input(2)
-    if given is None and op.input(3):
-        sizes = walk.ints(op.input(3))
-        given = None if sizes is None else tuple(-float(size) for size in sizes)
-    elif given is None and walk.graph.weight(scales) is not None:
-        given = tuple(float(value) for value in walk.graph.weights[scales].array().reshape(-1))
-    axes = op.attribute("axes") or range(rank)
-    factors: list[float | None] = [1.0] * rank if op.attribute("axes") else [None] * rank
-    for i, axis in enumerate(axes):
-        factors[positive(axis, rank)] = given[i] if given is not None and i < len(given) else None
-    return factors
+def _factors_of_one(walk: Walk, op: Op, count: int) -> list[bool]:
+    """Which axes have the constant factor 1 (an attribute in opset 7, the last input in 9 and 10, the third later)."""
+    scales = op.input(1) if len(op.inputs) == 2 else op.input(2)
+    given = op.attribute("scales")
+    weight = walk.graph.weight(scales)
+    if given is None and weight is not None:
+        given = tuple(weight.array().reshape(-1))
+    return [given is not None and len(given) == count and given[i] == 1 for i in range(count)]
 
 
 def grid_sample(walk: Walk, op: Op) -> None:

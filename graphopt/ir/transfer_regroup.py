@@ -8,6 +8,7 @@ import numpy as np
 
 from graphopt.ir.labels import Labels, LabelSpace
 from graphopt.ir.op import Op
+from graphopt.ir.transfer_dims import follow, freeze_dims
 from graphopt.ir.walk import Regrouping, Walk, tiled
 
 _MAX_ELEMENTS = 1 << 24
@@ -15,17 +16,14 @@ _MAX_ELEMENTS = 1 << 24
 
 
 def reshape(walk: Walk, op: Op) -> None:
-    """Reshape to a constant shape (an input, an attribute before opset 5), and Flatten."""
+    """Reshape (its target is an input, or an attribute before opset 5) and Flatten."""
     axes = walk.of(op.inputs[0])
-    target = walk.ints(op.input(1)) if op.input(1) else op.attribute("shape", ())
-    if target is None:
-        walk.freeze(op, f"{op} has a target that is not constant", *axes)
-        return
     before = [walk.dim(op.inputs[0], i) for i in range(len(axes))]
     after = walk.graph.shape(op.outputs[0])
     chunks = None if after is None else _chunks(before, after)
     if chunks is None or after is None:
         walk.freeze(op, f"{op} reshapes dimensions that are not known", *axes)
+        freeze_dims(walk, op, op.input(1))
         return
     out: list[Labels | None] = [None] * len(after)
     for ins, outs in chunks:
@@ -38,6 +36,8 @@ def reshape(walk: Walk, op: Op) -> None:
             walk.freeze(op, f"{op} merges it with another axis of channels, or drops it", *(axes[i] for i in labelled))
         else:
             _regroup(walk, op, before, after, ins, outs, labelled[0], out)
+    if op.input(1):
+        follow(walk, op, 1, axes, out)
     walk.label(op.outputs[0], out, op)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from graphopt.ir.labels import Labels
 from graphopt.ir.op import Op
+from graphopt.ir.transfer_dims import entries, follow, freeze_dims, like
 from graphopt.ir.walk import Walk, positive, tiled
 
 
@@ -185,20 +186,22 @@ def pad(walk: Walk, op: Op) -> None:
 
 
 def expand(walk: Walk, op: Op) -> None:
-    """Expand to a constant shape: labelled axes keep their length."""
+    """Expand: labelled axes keep their length."""
     axes = walk.of(op.inputs[0])
-    target = walk.ints(op.input(1))
-    if target is None:
-        walk.freeze(op, f"{op} expands to a shape that is not constant", *axes)
+    target = walk.graph.static_shape(op.outputs[0])
+    if target is None or len(target) < len(axes):
+        walk.freeze(op, f"{op} expands to a shape that is not known", *axes)
+        freeze_dims(walk, op, op.inputs[1])
         return
-    rank = max(len(axes), len(target))
-    out: list[Labels | None] = [*[None] * (rank - len(axes)), *axes]
-    for back in range(1, min(len(axes), len(target)) + 1):
-        labels = out[-back]
-        if labels is not None and target[-back] not in (1, len(labels)):
-            walk.freeze(op, f"{op} spreads one channel over {target[-back]}", labels)
-            out[-back] = None
-    walk.label(op.outputs[0], out, op)
+    out: list[Labels | None] = [*[None] * (len(target) - len(axes)), *axes]
+    for i, labels in enumerate(out):
+        if labels is not None and target[i] != len(labels):
+            walk.freeze(op, f"{op} spreads one channel over {target[i]}", labels)
+            out[i] = None
+    missing = len(target) - len(entries(walk, op.inputs[1]) or ())
+    rest = out[missing:]
+    follow(walk, op, 1, axes, rest)
+    walk.label(op.outputs[0], [*out[:missing], *rest], op)
 
 
 def tile(walk: Walk, op: Op) -> None:
@@ -212,14 +215,11 @@ def tile(walk: Walk, op: Op) -> None:
 
 
 def constant_of_shape(walk: Walk, op: Op) -> None:
-    """ConstantOfShape with a constant shape: any axis may get shorter or longer."""
-    shape = walk.ints(op.input(0))
+    """ConstantOfShape: with a constant shape any axis may change; a computed shape follows its tensor."""
+    shape = walk.ints(op.inputs[0])
     if shape is not None:
         walk.label(op.outputs[0], [walk.space.fresh(dim) if dim > 1 else None for dim in shape], op)
-
-
-def shape_of(walk: Walk, op: Op) -> None:
-    """Shape and Size turn lengths into values, which must not change."""
-    axes = walk.of(op.inputs[0])
-    read = axes[op.attribute("start", 0) : op.attribute("end", len(axes))] if op.op_type == "Shape" else axes
-    walk.freeze(op, f"{op} reads the number of channels", *read)
+        return
+    axes = like(walk, op)
+    if axes is not None:
+        walk.label(op.outputs[0], axes, op)

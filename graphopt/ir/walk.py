@@ -19,6 +19,9 @@ from graphopt.ir.op import Op
 Role = Literal["produce", "consume", "carry"]
 """How a weight's axis belongs to a channel: rows that make it, columns that sum over it, or one value for each."""
 
+Entry = int | tuple[str, int] | None
+"""An element of a computed shape: a number, the length of an axis (tensor, axis), or not known."""
+
 _MAX_PARAMETER_ELEMENTS = 1 << 20
 """Constants above this size are never read as shapes, axes or indices."""
 
@@ -91,6 +94,7 @@ class Walk:
         derived: computed constants, with the weight uses that they come from.
         raw: tensors that depend on graph inputs alone, through ops that make no channels.
         stems: labels made by convolutions of raw tensors.
+        dims: computed shapes that depend on labelled axes.
         regroupings: reshapes whose padding has to be checked once all unions are known.
     """
 
@@ -104,6 +108,7 @@ class Walk:
     derived: dict[str, tuple[WeightUse, ...]] = field(default_factory=dict)
     raw: set[str] = field(default_factory=set)
     stems: list[Labels] = field(default_factory=list)
+    dims: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
     regroupings: list[Regrouping] = field(default_factory=list)
     _shared: dict[str, list[WeightUse]] = field(default_factory=dict)
 
@@ -191,6 +196,8 @@ class Walk:
             pad: what a new channel holds there.
         """
         tensor = op.input(slot)
+        if roles == "carry" and tensor in self.graph.weights and all(labels is None for labels in axes):
+            return
         each: tuple[Role, ...] = (roles,) * len(axes) if isinstance(roles, str) else tuple(roles)
         weight = self.graph.weight(tensor)
         if weight is not None:

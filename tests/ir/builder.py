@@ -21,7 +21,7 @@ class Builder:
         self.weights: list[onnx.TensorProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[str] = []
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}  # what shape inference might not find
         self._count = 0
 
     # -- plumbing -------------------------------------------------------------------------------------------------
@@ -32,7 +32,6 @@ class Builder:
 
     def input(self, name: str, *shape: int) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-        self.shapes[name] = shape
         return name
 
     def const(self, values: Any, dtype: Any = np.float32, node: bool = False) -> str:
@@ -61,7 +60,8 @@ class Builder:
 
     def model(self) -> onnx.ModelProto:
         outputs = [helper.make_empty_tensor_value_info(name) for name in self.outputs]
-        graph = helper.make_graph(self.nodes, "g", self.inputs, outputs, self.weights)
+        known = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in self.shapes.items()]
+        graph = helper.make_graph(self.nodes, "g", self.inputs, outputs, self.weights, value_info=known)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
         onnx.checker.check_model(inferred, full_check=True)

@@ -47,6 +47,7 @@ class Garden:
     def keep(self, name: str, shape: tuple[int, ...]) -> Tensor:
         n, c, h, w = shape
         self.tensors.append(Tensor(name, (n, c, h, w)))
+        self.b.shapes[name] = (n, c, h, w)
         return self.tensors[-1]
 
     def one_of(self, *choices: str) -> str:
@@ -373,6 +374,36 @@ class Garden:
         picked = b.op("Gather", t.name, b.const(int(self.rng.integers(c)), np.int64), axis=1)
         self.keep(b.op("Mul", t.name, b.with_axes("Unsqueeze", 13, picked, [1])), t.shape)
 
+    def computed_shape(self, t: Tensor) -> None:
+        """Shapes computed from shapes, as tracing exporters write them; sometimes with arithmetic on them."""
+        b, (n, c, h, w) = self.b, t.shape
+        shape = b.op("Shape", t.name)
+        kind = self.one_of("View", "Heads", "Resize", "Expand", "Zeros", "Arithmetic")
+        batch = b.with_axes("Unsqueeze", 13, b.op("Gather", shape, b.const(0, np.int64), axis=0), [0])
+        if kind == "View":
+            flat = b.op("Reshape", t.name, b.op("Concat", batch, b.ints(*self.pair((-1, h * w), (0, -1))), axis=0))
+            name = b.op("Reshape", flat, b.op("Identity", shape))
+        elif kind == "Heads":
+            depth = b.slice(shape, [1], [2], [0])
+            flat = b.op("Reshape", t.name, b.op("Concat", batch, depth, b.ints(-1), axis=0))
+            name = b.reshape(flat, n, c, h, w)
+        elif kind == "Resize" and b.opset >= 11 and h <= 6:
+            empty = b.const(np.zeros(0))
+            sizes = b.op("Concat", b.slice(shape, [0], [2], [0]), b.ints(2 * h, 2 * w), axis=0)
+            name = b.op("Resize", t.name, empty, empty, sizes, mode="nearest")
+            h, w = 2 * h, 2 * w
+        elif kind == "Expand":
+            name = b.op("Expand", b.op("GlobalAveragePool", t.name), shape)
+        elif kind == "Arithmetic":
+            half = b.op("Div", b.op("Mul", b.slice(shape, [1], [2], [0]), b.ints(h)), b.ints(h))
+            name = b.op("Reshape", t.name, b.op("Concat", batch, half, b.ints(h, w), axis=0))
+        else:
+            name = b.op("Add", t.name, b.op("ConstantOfShape", shape))
+        self.keep(name, (n, c, h, w))
+
+    def pair(self, *choices: tuple[int, int]) -> tuple[int, int]:
+        return choices[int(self.rng.integers(len(choices)))]
+
     def expand(self, t: Tensor) -> None:
         n, c, h, w = t.shape
         pooled = self.b.op("GlobalMaxPool", t.name)
@@ -436,6 +467,7 @@ STEPS: tuple[Callable[[Garden, Tensor], None], ...] = (
     Garden.left_matmul,
     Garden.constants,
     Garden.one_channel,
+    Garden.computed_shape,
 )
 
 
