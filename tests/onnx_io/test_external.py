@@ -59,6 +59,24 @@ def test_constants_of_ops_move_along(tmp_path: Path) -> None:
     assert np.array_equal(load(tmp_path / "b" / "out.onnx").weights["k"].array(), values)
 
 
+def test_sparse_initializers_move_along(tmp_path: Path) -> None:
+    (tmp_path / "s.bin").write_bytes(np.array([5, 7], np.float32).tobytes())
+    values = TensorProto(name="s", data_type=FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    values.external_data.add(key="location", value="s.bin")
+    indices = helper.make_tensor("i", TensorProto.INT64, [2], [1, 3])
+    proto = model(
+        [helper.make_node("Add", ["x", "s"], ["y"])],
+        {"x": [4]},
+        {"y": [4]},
+        ir_version=10,
+        sparse_initializer=[helper.make_sparse_tensor(values, indices, [4])],
+    )
+    path = write(proto, tmp_path / "in.onnx")
+    (tmp_path / "b").mkdir()
+    save(load(path), tmp_path / "b" / "out.onnx")
+    assert load(tmp_path / "b" / "out.onnx").weights["s"].array().tolist() == [0, 5, 0, 7]
+
+
 def test_the_digest_sees_another_data_file(tmp_path: Path) -> None:
     path = _external(tmp_path / "a")
     before = load(path).model.digest
