@@ -6,6 +6,7 @@ that a card shows what matters and not digits.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import zlib
 from collections.abc import Sequence
@@ -27,19 +28,21 @@ from graphopt.catalog.values import TargetRef
 from graphopt.errors import GraphoptError
 from graphopt.ir.channels import channel_groups
 from graphopt.ir.graph import Graph
-from graphopt.ir.op import Array
+from graphopt.ir.op import Array, Op
 from graphopt.ir.resize import Selection, resize
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import save
 from graphopt.onnx_io.worker import Answer, Failure, Task, work
 from graphopt.rewrites import is_site_rewrite, is_width_rewrite
-from graphopt.rewrites.rewrite import Match, Refusal
+from graphopt.rewrites.rewrite import Match, Refusal, SiteRewrite
 
 OPSET, IR_VERSION = 18, 8
 """For examples that give a graph and not a whole model."""
 
 MAX_ELEMENTS = 1 << 22
-"""Elements of one example's weights; an example is small."""
+"""Elements of one tensor that gets random values; an example is small."""
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
 ROUNDING = 1e-5
 """Largest difference of an exact rewrite, relative to the largest output: float32 sums of some hundred terms."""
@@ -130,11 +133,10 @@ def _fill(graph: onnx.GraphProto) -> None:
     made = {output for node in graph.node for output in node.output}
     made |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     variances = {node.input[4] for node in graph.node if node.op_type == "BatchNormalization" and len(node.input) > 4}
-    declared = [value for value in graph.value_info if value.name not in made]
-    shapes = [tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in declared]
-    if sum(int(np.prod(shape)) for shape in shapes) > MAX_ELEMENTS:
-        raise ValueError(f"the weights of an example have at most {MAX_ELEMENTS} elements together")
-    for value, shape in zip(declared, shapes, strict=True):
+    for value in [value for value in graph.value_info if value.name not in made]:
+        shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if value.type.tensor_type.elem_type not in _FLOATS or not all(shape):
+            raise ValueError(f"weight {value.name!r} without a value must have a float type and a fixed shape")
         values = random_values(value.name, shape)
         values = np.abs(values) + 0.5 if value.name in variances else values
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -143,7 +145,13 @@ def _fill(graph: onnx.GraphProto) -> None:
 
 
 def random_values(name: str, shape: tuple[int, ...]) -> Array:
-    """Normal values, the same for the same name everywhere."""
+    """Normal values, the same for the same name everywhere.
+
+    Raises:
+        ValueError: more of them than an example should need.
+    """
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise ValueError(f"{name!r} is too big for an example: over {MAX_ELEMENTS} elements")
     return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
 
 
@@ -183,7 +191,7 @@ class _Applied:
 def _apply_sites(graph: Graph, rule: Rule) -> _Applied | tuple[Refusal, ...]:
     """Apply the rule wherever it matches, first come first served; the refusals where it matches nowhere."""
     rewrite: Any = rule.rewrite
-    answers = [rewrite.match(graph, op, rule.params) for op in graph.ops() if op.op_type in rewrite.anchors]
+    answers = [_at_present(graph, rewrite, op, rule.params) for op in graph.ops() if op.op_type in rewrite.anchors]
     taken: set[str] = set()
     matches: list[Match] = []
     for answer in answers:
@@ -195,6 +203,17 @@ def _apply_sites(graph: Graph, rule: Rule) -> _Applied | tuple[Refusal, ...]:
     patches = [rewrite.rewrite(graph, match, rule.params) for match in matches]
     is_exact = all((match.safety or rule.safety) == "exact" for match in matches)
     return _Applied(graph.edited(patches), is_exact)
+
+
+def _at_present(graph: Graph, rewrite: SiteRewrite, op: Op, params: Any) -> Match | Refusal | None:
+    """The answer of a rewrite, a refusal where a match needs widths that are not there."""
+    answer = rewrite.match(graph, op, params)
+    for condition in answer.conditions if isinstance(answer, Match) else ():
+        size = (graph.shape(condition.tensor) or ())[condition.axis]
+        reason = condition.refusal(size) if isinstance(size, int) else "the shape is not known"
+        if reason:
+            return Refusal(op.key, reason)
+    return answer
 
 
 def _apply_widths(graph: Graph, rule: Rule) -> _Applied | tuple[Refusal, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -89,9 +90,14 @@ class Conv:
         return tuple(found)
 
 
+def is_standard(op: Op | None, op_type: str) -> TypeGuard[Op]:
+    """Whether ``op`` is ONNX's own op of this type, not a namesake in another domain."""
+    return op is not None and op.op_type == op_type and op.domain in ("", "ai.onnx")
+
+
 def read_conv(graph: Graph, op: Op | None) -> Conv | None:
     """Return ``op`` as a :class:`Conv`; ``None`` when it is none, or when its weights are not constant floats."""
-    if op is None or op.op_type != "Conv" or op.domain not in ("", "ai.onnx"):
+    if not is_standard(op, "Conv"):
         return None
     weight = graph.weight(op.input(1))
     bias = graph.weight(op.input(2))
@@ -101,8 +107,8 @@ def read_conv(graph: Graph, op: Op | None) -> Conv | None:
 
 
 def is_grouped(op: Op) -> bool:
-    """Whether a Conv says that it has groups (it may be depthwise; its weights may not even be constant)."""
-    return int(op.attribute("group", 1)) > 1
+    """Whether ``op`` is a Conv that says it has groups (it may be depthwise; its weights may not even be constant)."""
+    return is_standard(op, "Conv") and int(op.attribute("group", 1)) > 1
 
 
 def fresh_name(graph: Graph, base: str) -> str:

@@ -21,7 +21,17 @@ import numpy as np
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op, Weight
 from graphopt.rewrites.activations import is_scalar_op, match_activation
-from graphopt.rewrites.convs import Conv, Floats, bias_values, fresh_name, is_grouped, read_conv, replaced, values
+from graphopt.rewrites.convs import (
+    Conv,
+    Floats,
+    bias_values,
+    fresh_name,
+    is_grouped,
+    is_standard,
+    read_conv,
+    replaced,
+    values,
+)
 from graphopt.rewrites.rewrite import Match, Refusal, WidthCondition
 
 
@@ -58,10 +68,11 @@ class FuseInvertedBottleneck:
             return Refusal(op.key, "the depthwise convolution's input is made from several tensors")
         source = sources[0]
         maker = graph.producer(source)
-        norm = maker if maker is not None and maker.op_type == "BatchNormalization" else None
+        norm = maker if is_standard(maker, "BatchNormalization") else None
         first = maker if norm is None else graph.producer(norm.input(0))
-        if first is None or first.op_type != "Conv":
-            return Refusal(op.key, "the depthwise convolution's input is not made by a convolution")
+        if not is_standard(first, "Conv"):
+            made = f"made by {first.op_type}" if first is not None else "an input of the model"
+            return Refusal(op.key, f"what the depthwise convolution reads is {made}, not made by a convolution")
         expand = read_conv(graph, first)
         if expand is None:
             return Refusal(first.key, "the expansion's weights are not constant")
@@ -77,7 +88,7 @@ class FuseInvertedBottleneck:
             return Refusal(first.key, "the expanded tensor has another use")
         if inside:
             activation = match_activation(graph, source)
-            if activation is None or activation.output != op.input(0):
+            if activation is None or (activation.ops, activation.output) != (inside, op.input(0)):
                 return Refusal(inside[-1], "what stands between expansion and depthwise is no known activation")
         limit = params.max_expanded_channels
         if limit is not None and expand.out_channels > limit:

@@ -16,7 +16,18 @@ import numpy as np
 
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op, Weight
-from graphopt.rewrites.convs import Conv, Floats, bias_values, fresh_name, is_zero, read_conv, regroup, replaced, values
+from graphopt.rewrites.convs import (
+    Conv,
+    Floats,
+    bias_values,
+    fresh_name,
+    is_standard,
+    is_zero,
+    read_conv,
+    regroup,
+    replaced,
+    values,
+)
 from graphopt.rewrites.rewrite import Match, Refusal
 
 
@@ -44,7 +55,7 @@ class MergeLinearConvs:
 
     def match(self, graph: Graph, op: Op, params: MergeParams) -> Match | Refusal | None:
         """Match at the first convolution and take as many of those behind it as can be merged."""
-        if not any(use.op.op_type == "Conv" and use.slot == 0 for use in graph.uses(op.outputs[0])):
+        if not any(is_standard(use.op, "Conv") and use.slot == 0 for use in graph.uses(op.outputs[0])):
             return None
         first = read_conv(graph, op)
         if first is None:

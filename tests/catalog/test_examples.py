@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from graphopt.catalog.card import read_card
 from graphopt.catalog.examples import check_card, check_cards
 from graphopt.catalog.rules import load_catalog
+from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Op
 from graphopt.resources import rules_dir
@@ -19,6 +23,8 @@ from graphopt.rewrites.rewrite import Match
 from tests.catalog.cards import write
 
 DENSE = rules_dir() / "depthwise" / "swap-depthwise-for-dense.toml"
+GROUPED = rules_dir() / "depthwise" / "swap-depthwise-for-grouped.toml"
+BOTH_ENDS = "(float[1,4,8,8] x) => (float[1,4,8,8] y)"
 ROUND = rules_dir() / "widths" / "round-channels.toml"
 
 
@@ -40,7 +46,11 @@ def test_bundled_cards() -> None:
         (DENSE, "Conv<group = 8>(x, w) }", "Conv<group = 4>(x, v) }", "no valid ONNX text"),
         (ROUND, "params = { multiple = 8 }", "", "the example must set the parameter 'multiple'"),
         (ROUND, "<float[8,4,3,3] wa, float[8] ba", "<float[7,4,3,3] wa, float[7] ba", "reads a weight"),
-        (ROUND, "float[6,4,3,3] wa", "float[60000,400,3,3] wa", "at most 4194304 elements"),
+        (ROUND, "float[6,4,3,3] wa", "float[60000,400,3,3] wa", "'wa' is too big for an example"),
+        (ROUND, BOTH_ENDS, BOTH_ENDS.replace("8,8", "80000,80000"), "'x' is too big for an example"),
+        (ROUND, "float[6,4,3,3] wa", "float[N,4,3,3] wa", "weight 'wa' without a value must have a float type"),
+        (ROUND, "float[6,4,3,3] wa", "string[6,4,3,3] wa", "weight 'wa' without a value must have a float type"),
+        (GROUPED, "params = { group_width = 8 }", "params = { group_width = 6 }", "16 channels are no multiple of 6"),
         (ROUND, "8 channels are a multiple", "9 channels are a multiple", "the refusal is"),
     ],
 )
@@ -102,3 +112,22 @@ def test_wrong_structure_is_caught() -> None:
     problems = check_card(replace(card, rewrite=CarelessStem()))
     assert all("'after' is not what the rule makes" in problem.message for problem in problems)
     assert problems
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.sampled_from(sorted(rules_dir().glob("*/*.toml"))), st.data())
+def test_a_damaged_card_is_an_error_of_its_own_kind(file: Path, data: st.DataObject) -> None:
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=3))
+    with TemporaryDirectory() as name:
+        damaged = Path(name) / file.name
+        damaged.write_bytes(content)
+        message = ""
+        try:
+            read_card(damaged)
+        except ConfigError as error:
+            message = str(error)
+        assert not message or message.startswith(f"{damaged}: ")
+        assert "\n" not in message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from graphopt.catalog.rules import Catalog, load_catalog, rules_table
 from graphopt.errors import ConfigError
 from graphopt.resources import rules_dir
+from graphopt.rewrites import REWRITES
 from tests.catalog.cards import CARD, DENSE, write
 
 TARGET = {"parallelism": 32}
@@ -154,3 +157,11 @@ def test_mistakes_in_packs(tmp_path: Path, text: str, field: str, message: str) 
 
 def test_the_readmes_table_is_current(catalog: Catalog) -> None:
     assert rules_table(catalog) in (rules_dir() / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_names_every_parameter() -> None:
+    lines = (rules_dir() / "README.md").read_text(encoding="utf-8").splitlines()
+    for rewrite in REWRITES:
+        names = {field.name for field in fields(rewrite.Params)}
+        (line,) = [line for line in lines if line.startswith(f"| `{rewrite.name}` |")] if names else [""]
+        assert set(re.findall("`([a-z_]+)`", line)) == names
