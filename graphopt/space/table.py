@@ -18,6 +18,7 @@ import numpy.typing as npt
 from graphopt.cost.kernels import Kernel
 from graphopt.cost.roofline import price
 from graphopt.cost.workload import workload
+from graphopt.errors import ModelError
 from graphopt.ir.channels import AxisSize, CutWeight
 from graphopt.ir.graph import Graph
 from graphopt.rewrites.rewrite import WidthCondition
@@ -323,7 +324,10 @@ class _Grid:
                 lengths.append((high - low) // step + 1)
         self.shape: tuple[int, ...] = tuple(lengths) or (1,)
         if int(np.prod(self.shape, dtype=float)) > MAX_ENTRIES:
-            raise MemoryError(f"a kernel depends on too many widths: {self.shape} prices")
+            raise ModelError(
+                f"one kernel depends on too many widths at once ({' x '.join(map(str, self.shape))} prices); "
+                "keep some as they are with --protect GLOB"
+            )
         self.offsets: dict[int, npt.NDArray[np.int64]] = {}
         for position, dim in enumerate(self._dims):
             stride = int(np.prod(self.shape[position + 1 :], dtype=np.int64))
