@@ -45,6 +45,8 @@ def plan_of(subject: Subject, space: Space, rules: Sequence[Rule], table: CostTa
         widths=tuple(WidthChoice(width.group.id, width.group.size, option.width) for width, option in widths),
         knobs=tuple((knob.name, knob.values[number["knob", knob.name]]) for knob in space.knobs),
         input_shapes=tuple(sorted(subject.original.model.input_shapes.items())),
+        allow=space.allow,
+        protect=space.protect,
     )
 
 

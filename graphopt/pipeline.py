@@ -136,7 +136,12 @@ def apply_plan(
     name = "plan" if isinstance(plan, Plan) else str(plan)
     wanted = plan if isinstance(plan, Plan) else read_plan(plan)
     options = replace(
-        options, target=options.target or wanted.target, input_shapes=dict(wanted.input_shapes), allow="retrain"
+        options,
+        target=options.target or wanted.target,
+        input_shapes=dict(wanted.input_shapes),
+        allow=wanted.allow,
+        packs=(),
+        protect=wanted.protect,
     )
     subject = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes)
     _check_output(subject, output)

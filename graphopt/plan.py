@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import PlanError
+from graphopt.ir.op import SAFETY_LEVELS, Safety
 
 FORMAT = 1
 """Version of the plan file. A reader refuses a newer one."""
@@ -67,6 +68,8 @@ class Plan:
         widths: the widths, one for each group on offer.
         knobs: (name, value) of the model-wide values.
         input_shapes: concrete shapes that dynamic inputs were given.
+        allow: the least safe kind of change that was on offer. It and ``protect`` decide where sites begin and end.
+        protect: globs of what was to stay as it is.
     """
 
     model: str
@@ -78,6 +81,8 @@ class Plan:
     widths: tuple[WidthChoice, ...] = ()
     knobs: tuple[tuple[str, float], ...] = ()
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    allow: Safety = "retrain"
+    protect: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -91,6 +96,8 @@ class Plan:
                 [[site.site, site.choice] for site in self.sites if site.choice != KEEP],
                 [[width.group, width.width] for width in self.widths if width.width != width.size],
                 self.input_shapes,
+                self.allow,
+                self.protect,
             ],
             sort_keys=True,
         )
@@ -126,6 +133,7 @@ def plan_to_toml(plan: Plan, notes: Mapping[str, Sequence[str]] | None = None) -
         shapes = ", ".join(f"{_toml(name)} = {_toml(shape)}" for name, shape in plan.input_shapes)
         lines.append(f"input_shapes = {{ {shapes} }}")
     lines += ["", "[target]", f"name = {_toml(plan.target)}"]
+    lines += ["", "[scope]", f"allow = {_toml(plan.allow)}", f"protect = {_toml(plan.protect)}"]
     if plan.knobs:
         lines += ["", "[knobs]", *(f"{_toml(name)} = {_toml(value)}" for name, value in plan.knobs)]
     for rule in plan.rules:
@@ -184,11 +192,13 @@ def plan_from_toml(text: str, *, file: str = "plan") -> Plan:
     reader = _Reader(file)
     if reader.get(data, "format", int, "") != FORMAT:
         raise PlanError(f"{file}: format: this graphopt reads plan format {FORMAT}")
-    reader.only(data, {"format", "model", "target", "knobs", "rule", "site", "width"}, "")
+    reader.only(data, {"format", "model", "target", "scope", "knobs", "rule", "site", "width"}, "")
     model = reader.get(data, "model", dict, "")
     reader.only(model, {"file", "digest", "normalised", "input_shapes"}, "model")
     target = reader.get(data, "target", dict, "")
     reader.only(target, {"name"}, "target")
+    scope = reader.get(data, "scope", dict, "", {})
+    reader.only(scope, {"allow", "protect"}, "scope")
     shapes = reader.get(model, "input_shapes", dict, "model", {})
     knobs = reader.get(data, "knobs", dict, "", {})
     return Plan(
@@ -201,6 +211,8 @@ def plan_from_toml(text: str, *, file: str = "plan") -> Plan:
         widths=tuple(reader.width(item, where) for item, where in reader.tables(data, "width")),
         knobs=tuple((name, float(reader.get(knobs, name, (int, float), "knobs"))) for name in knobs),
         input_shapes=tuple((name, reader.shape(shapes, name)) for name in shapes),
+        allow=reader.safety(scope, "allow", "scope"),
+        protect=reader.texts(scope, "protect", "scope"),
     )
 
 
@@ -260,6 +272,19 @@ class _Reader:
         if width < 1:
             raise self.fail(f"{where}.width", f"must be at least 1, not {width}")
         return WidthChoice(self.get(item, "group", str, where), size, width)
+
+    def safety(self, table: dict[str, Any], key: str, where: str) -> Safety:
+        value = self.get(table, key, str, where, "retrain")
+        for level in SAFETY_LEVELS:
+            if value == level:
+                return level
+        raise self.fail(f"{where}.{key}", f"must be one of {', '.join(SAFETY_LEVELS)}, not {value!r}")
+
+    def texts(self, table: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+        values = self.get(table, key, list, where, [])
+        if not all(isinstance(value, str) for value in values):
+            raise self.fail(f"{where}.{key}", f"must be a list of texts, not {values!r}")
+        return tuple(values)
 
     def shape(self, shapes: dict[str, Any], name: str) -> tuple[int, ...]:
         value = self.get(shapes, name, list, "model.input_shapes")

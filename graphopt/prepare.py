@@ -9,7 +9,7 @@ from pathlib import Path
 from graphopt.catalog.rules import Catalog, Rule, load_catalog
 from graphopt.cost.estimate import Estimate, estimate
 from graphopt.cost.kernels import Kernel, decompose
-from graphopt.errors import ConfigError
+from graphopt.errors import ConfigError, ModelError, did_you_mean
 from graphopt.ir.channels import channel_groups
 from graphopt.ir.graph import Graph
 from graphopt.onnx_io.load import load
@@ -18,6 +18,8 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.results import Options
 from graphopt.space.space import Space, build_space
 from graphopt.targets.target import Target, load_target
+
+_WILD = frozenset("*?[")
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,11 @@ def open_subject(
         ConfigError: when there is no such target.
     """
     chip = target if isinstance(target, Target) else load_target(target)
-    original = load(path, input_shapes=input_shapes)
-    require_static_shapes(original)
+    try:
+        original = load(path, input_shapes=input_shapes)
+        require_static_shapes(original)
+    except ModelError as error:
+        raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from error
     done = normalise(original)
     graph = done.graph
     notes = []
@@ -98,7 +103,15 @@ def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule
 
 
 def open_space(subject: Subject, rules: tuple[Rule, ...], catalog: Catalog, options: Options) -> Space:
-    """Every decision on offer for the subject."""
+    """Every decision on offer for the subject.
+
+    Raises:
+        ConfigError: when a name to protect (one without wildcards) is neither an op's nor a tensor's.
+    """
+    known = {name for op in subject.graph.ops() for name in (op.name, *op.inputs, *op.outputs)}
+    for name in options.protect:
+        if not _WILD & set(name) and name not in known:
+            raise ConfigError(f"--protect: no op or tensor {name!r}{did_you_mean(name, known)}")
     channels = channel_groups(subject.graph)
     protect = (*options.protect, *catalog.protected(options.packs))
     return build_space(

@@ -35,6 +35,8 @@ class Space:
         kernels: how the target decomposes it.
         sites, widths, knobs: the decisions.
         refused: what was refused, by which rule, where and why.
+        allow: the least safe kind of change on offer.
+        protect: globs of what stays as it is.
     """
 
     graph: Graph
@@ -44,6 +46,8 @@ class Space:
     widths: tuple[Width, ...]
     knobs: tuple[Knob, ...]
     refused: tuple[Refused, ...]
+    allow: Safety = "exact"
+    protect: tuple[str, ...] = ()
 
     @property
     def decisions(self) -> int:
@@ -82,6 +86,8 @@ def build_space(
         widths=widths,
         knobs=knobs,
         refused=tuple(refused),
+        allow=allow,
+        protect=tuple(protect),
     )
 
 
