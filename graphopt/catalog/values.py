@@ -38,7 +38,7 @@ class Table:
 
     def error(self, key: str, message: str) -> ConfigError:
         """An error that names the file and ``key``."""
-        return ConfigError(message, file=self.file, field=self.field(key))
+        return ConfigError(message, file=self.file, field=" ".join(self.field(key).split()))
 
     def allow(self, *known: str) -> None:
         """Raise on the first key that is none of ``known``."""

@@ -83,7 +83,7 @@ class MergeLinearConvs:
         def kernel() -> Array:
             merged = _taps(first)
             for conv in chain[1:]:
-                merged = np.einsum("omk,mil->oikl", _taps(conv), merged)
+                merged = np.einsum("omk,mil->oikl", _taps(conv), merged, optimize=True)
                 merged = merged.reshape(*merged.shape[:2], -1)
             return np.asarray(merged.reshape(shape), dtype)
 

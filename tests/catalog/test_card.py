@@ -51,6 +51,7 @@ def test_a_card_is_read(tmp_path: Path) -> None:
             "must be one of up, down, not 'sideways'",
         ),
         ("[params]", "params = 3\n[x]", "x", "unknown key"),
+        ("summary =", '"a\\nb" = 1\nsummary =', "a b", "unknown key"),
         (
             "[params]",
             "[[example]]\nname = 'n'\nbefore = 'b'\n[params]",

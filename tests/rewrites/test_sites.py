@@ -228,3 +228,25 @@ def test_half_precision_stays_half() -> None:
     text = "m (float16[1,4,9,9] x) => (float16[?,?,?,?] y) { e = Conv(x, we) y = Conv<group = 8>(e, wd) }"
     after = apply(to_graph(model(text, made)), FuseInvertedBottleneck())
     assert {weight.array().dtype for weight in after.weights.values()} == {np.dtype(np.float16)}
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_other_ranks(rank: int) -> None:
+    """The algebra does not care how many spatial axes there are."""
+    size, kernel, ones = (7, 5, 6)[:rank], (3, 2, 3)[:rank], (1, 1, 1)[:rank]
+    sizes = ",".join(map(str, size))
+    text = f"""m (float[1,4,{sizes}] x) => (float[{",".join("?" * (rank + 2))}] y) {{
+        e = Conv(x, we) d = Conv<group = 8>(e, wd) p = Conv(d, wp) r = Relu(p)
+        a = Conv<group = 4>(r, wa) b = Relu(a) y = Conv(b, wp4)
+    }}"""
+    made = weights(we=(8, 4, *ones), wd=(8, 1, *kernel), wp=(4, 8, *ones), wa=(4, 1, *kernel), wp4=(2, 4, *ones))
+    proto = model(text, made)
+    feeds = weights(x=(1, 4, *size))
+    wanted = run(proto, feeds)
+    graph = to_graph(proto)
+    for rewrite in (MergeLinearConvs(), SwapDepthwiseForDense()):
+        assert error(run(to_proto(apply(graph, rewrite)), feeds), wanted) < 1e-5
+    found = FuseInvertedBottleneck().match(graph, graph.op("d"), FuseParams())
+    assert isinstance(found, Match)
+    after = graph.edited([FuseInvertedBottleneck().rewrite(graph, found, FuseParams())])
+    assert error(run(to_proto(after), feeds), wanted) < 1e-5
