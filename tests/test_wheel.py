@@ -50,7 +50,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     venv.create(folder / "venv", with_pip=True, system_site_packages=False)
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    run([programs / "python", "-m", "pip", "install", "--quiet", wheel], cwd=folder)
+    run([programs / "python", "-m", "pip", "install", "-qq", wheel], cwd=folder)
     return programs
 
 
