@@ -114,17 +114,18 @@ def check_padded(graph: Graph, channels: Channels, selections: Mapping[str, Sele
 
 
 def random_cut(channels: Channels, rng: np.random.Generator, share: float = 0.6) -> dict[str, Selection]:
-    """Random subsets of random groups."""
+    """Random subsets of random groups; new channels in place of some of those that go."""
     chosen: dict[str, Selection] = {}
     for group in channels.groups:
         if not group.frozen and group.size > 1 and rng.random() < share:
             keep = np.sort(rng.permutation(group.size)[: rng.integers(1, group.size)])
-            chosen[group.id] = Selection(tuple(int(i) for i in keep))
+            pad = int(rng.integers(1, 4)) if not group.unpaddable and rng.random() < 0.3 else 0
+            chosen[group.id] = Selection(tuple(int(i) for i in keep), pad)
     return chosen
 
 
 def random_pad(channels: Channels, rng: np.random.Generator, share: float = 0.6) -> dict[str, Selection]:
-    """A few more channels in random groups; sometimes in place of removed ones that nobody would miss."""
+    """A few more channels in random groups."""
     return {
         group.id: Selection(tuple(range(group.size)), int(rng.integers(1, 6)))
         for group in channels.groups

@@ -378,7 +378,7 @@ class Garden:
         """Shapes computed from shapes, as tracing exporters write them; sometimes with arithmetic on them."""
         b, (n, c, h, w) = self.b, t.shape
         shape = b.op("Shape", t.name)
-        kind = self.one_of("View", "Heads", "Resize", "Expand", "Zeros", "Arithmetic")
+        kind = self.one_of("View", "Heads", "Resize", "Expand", "Zeros", "Arithmetic", "Foreign", "Number")
         batch = b.with_axes("Unsqueeze", 13, b.op("Gather", shape, b.const(0, np.int64), axis=0), [0])
         if kind == "View":
             flat = b.op("Reshape", t.name, b.op("Concat", batch, b.ints(*self.pair((-1, h * w), (0, -1))), axis=0))
@@ -394,6 +394,10 @@ class Garden:
             h, w = 2 * h, 2 * w
         elif kind == "Expand":
             name = b.op("Expand", b.op("GlobalAveragePool", t.name), shape)
+        elif kind == "Foreign":
+            name = b.op("Reshape", self.like(t.shape).name, shape)
+        elif kind == "Number":
+            name = b.op("Reshape", t.name, b.op("Concat", batch, b.ints(c, h, w), axis=0))
         elif kind == "Arithmetic":
             half = b.op("Div", b.op("Mul", b.slice(shape, [1], [2], [0]), b.ints(h)), b.ints(h))
             name = b.op("Reshape", t.name, b.op("Concat", batch, half, b.ints(h, w), axis=0))
