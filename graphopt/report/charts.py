@@ -167,4 +167,4 @@ def _ticks(high: float, low: float = 0.0) -> list[float]:
     step = 10.0 ** math.floor(math.log10(span / 3))
     step = next(step * factor for factor in (1, 2, 5, 10, 20) if span / (step * factor) <= 5)
     first = math.ceil(low / step)
-    return [step * i for i in range(first, int(high / step + 1e-9) + 1)]
+    return [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -51,6 +51,8 @@ def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     """Three digits and the unit that suits."""
     if not math.isfinite(value):
         return str(value)
+    if abs(value) < 0.005:
+        value = 0
     rank = 0
     while rank < len(units) - 1 and abs(value) >= base * 0.9995:
         value /= base

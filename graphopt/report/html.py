@@ -18,12 +18,14 @@ MAX_ROWS = 400
 
 def html_report(result: OptimizeResult) -> str:
     """Return the report on one result as a whole HTML page."""
-    title = f"graphopt: {safe(result.model)} on {safe(result.after.target)}"
-    body = [_header(result), _tiles(result)]
-    if result.plan.changes:
-        body += [_latency(result), _changes(result)]
-    else:
-        body.append(_section("Where the latency goes", _legend(both=False), kernel_bars(result.before, result.after)))
+    title = f"graphopt: {safe(result.model)} on {safe(result.plan.target)}"
+    body = [_header(result)]
+    if result.before is not None:
+        body.append(_tiles(result))
+        if result.plan.changes:
+            body += [_latency(result), _changes(result)]
+        else:
+            body.append(_section("Where the latency goes", _legend(both=False), kernel_bars(*result.estimates)))
     if result.verification is not None:
         body.append(_verification(result.verification, exact=result.safety == "exact"))
     if len(result.front) > 1:
@@ -39,8 +41,9 @@ def html_report(result: OptimizeResult) -> str:
 
 
 def _header(result: OptimizeResult) -> str:
-    gain = f.change(result.before.latency_us, result.after.latency_us)
     if result.outcome == "optimized":
+        before, after = result.estimates
+        gain = f.change(before.latency_us, after.latency_us)
         text = f"{gain} estimated latency with {f.plural(result.plan.changes, 'change')}"
     else:
         text = f"{result.outcome}: {result.reason}"
@@ -49,14 +52,14 @@ def _header(result: OptimizeResult) -> str:
         badges += _badge(_verdict(result.verification, exact=result.safety == "exact"))
     return (
         f"<header><p class=crumb>graphopt report</p>"
-        f"<h1>{safe(result.model)} <span>on {safe(result.after.target)}</span></h1>"
+        f"<h1>{safe(result.model)} <span>on {safe(result.plan.target)}</span></h1>"
         f"<p class=lead>{safe(text)}</p><p>{badges}</p></header>"
     )
 
 
 def _tiles(result: OptimizeResult) -> str:
     """The headline numbers: before, after, and how they compare as two bars."""
-    before, after = result.before, result.after
+    before, after = result.estimates
     numbers: tuple[tuple[str, float, float, Callable[[float], str]], ...] = (
         ("latency", before.latency_us, after.latency_us, f.latency),
         ("peak activation memory", before.peak_activation_bytes, after.peak_activation_bytes, f.size),
@@ -86,16 +89,17 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _latency(result: OptimizeResult) -> str:
-    pairs = kernel_pairs(result.before, result.after)
+    before, after = result.estimates
+    pairs = kernel_pairs(before, after)
     gone, new = sum(b is None for _, b in pairs), sum(a is None for a, _ in pairs)
-    text = f"{len(result.before.kernels)} kernels before, {len(result.after.kernels)} after"
+    text = f"{len(before.kernels)} kernels before, {len(after.kernels)} after"
     text += f" ({gone} fused away, {new} new)." if gone or new else "."
     return _section(
         "Where the latency goes",
         _legend(both=True),
-        timeline(result.before, result.after),
+        timeline(before, after),
         "<p class=note>Kernel by kernel, in running order. Point at a bar for its name. " + text + "</p>",
-        kernel_bars(result.before, result.after),
+        kernel_bars(before, after),
     )
 
 
@@ -152,7 +156,7 @@ def _verdict(proof: Verification, *, exact: bool) -> str:
 
 
 def _front(result: OptimizeResult) -> str:
-    before, after = result.before, result.after
+    before, after = result.estimates
 
     def points(metric: str, old: float, new: float) -> list[Point]:
         front = [
