@@ -83,8 +83,6 @@ def planned_rules(plan: Plan) -> tuple[Rule, ...]:
 
 def why_unchanged(space: Space, target: Target) -> str:
     """One sentence: why no decision changed anything."""
-    if not any(op.op_type in ("Conv", "ConvTranspose") for op in space.graph.ops()):
-        return "the model has no convolution: there is nothing that the rules could reshape"
     if not space.decisions:
         counts = Counter(refused.refusal.reason for refused in space.refused)
         most = counts.most_common(1)

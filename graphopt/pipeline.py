@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,17 +24,20 @@ from graphopt.decide import (
     planned_rules,
     why_unchanged,
 )
-from graphopt.errors import PlanError
+from graphopt.errors import ModelError, PlanError
+from graphopt.ir.graph import Graph
 from graphopt.ir.op import Array
+from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import check_output, save
+from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.outputs import staged
 from graphopt.plan import Plan, plan_to_toml, read_plan
-from graphopt.prepare import Subject, find_catalog, find_rules, open_space, open_subject
+from graphopt.prepare import Subject, find_catalog, find_rules, nothing_to_reshape, open_space, open_subject
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, RuleRefusal, ScanResult
 from graphopt.search.local import Found, local_search
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES, Candidates, CostTable, compile_table
-from graphopt.targets.target import Target
+from graphopt.targets.target import Target, load_target
 from graphopt.verification import sample_inputs, verify
 from graphopt.version import __version__
 
@@ -96,8 +100,13 @@ def optimize(model: str | Path, output: str | Path | None = None, options: Optio
         VerificationError: the proof could not be made.
     """
     options = options or Options()
-    job = _Job(model, options)
-    _check_output(job.subject, output)
+    original = load(model, input_shapes=options.input_shapes)
+    if output is not None:
+        check_output(original, output)
+    reason = nothing_to_reshape(original)
+    if reason:
+        return _as_it_was(original, reason, output, options)
+    job = _Job(model, options, original=original)
     bounds = options.constraints
     live_set = bounds.peak_bytes  # the search sees the live set; the arena that counts may need a little more
     for _ in range(MEMORY_ATTEMPTS):
@@ -144,7 +153,8 @@ def apply_plan(
         protect=wanted.protect,
     )
     subject = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes)
-    _check_output(subject, output)
+    if output is not None:
+        check_output(subject.original, output)
     try:
         _check_same_model(wanted, subject)
         job = _Job(model, options, subject=subject, plan=wanted)
@@ -158,11 +168,17 @@ class _Job:
     """One model with its priced space."""
 
     def __init__(
-        self, model: str | Path, options: Options, *, subject: Subject | None = None, plan: Plan | None = None
+        self,
+        model: str | Path,
+        options: Options,
+        *,
+        original: Graph | None = None,
+        subject: Subject | None = None,
+        plan: Plan | None = None,
     ) -> None:
         catalog = find_catalog(options)
         self.subject = subject or open_subject(
-            model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes
+            model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes, original=original
         )
         if plan is None:
             self.rules = find_rules(catalog, self.subject.target, options)
@@ -256,10 +272,26 @@ def _deliver(draft: _Draft, result: OptimizeResult, output: str | Path | None) -
     return replace(result, output=None if output is None else str(output))
 
 
-def _check_output(subject: Subject, output: str | Path | None) -> None:
-    """Refuse an output that cannot be written before the long part of the work."""
+def _as_it_was(original: Graph, reason: str, output: str | Path | None, options: Options) -> OptimizeResult:
+    """The result on a model that has nothing to do with all this: it comes out as it went in, priced or not."""
+    target = load_target(options.target or DEFAULT_TARGET)
+    plan = Plan(original.model.path.name, f"sha256:{original.model.digest}", target.name, normalised=False)
+    before: Estimate | None = None
+    with suppress(ModelError):  # open shapes: there is nothing to price, and nobody who would ask for more
+        require_static_shapes(original)
+        before = estimate_graph(original, target)
     if output is not None:
-        check_output(subject.original, output)
+        save(original, output)
+    return OptimizeResult(
+        outcome="unchanged",
+        reason=reason,
+        model=str(original.model.path),
+        output=None if output is None else str(output),
+        plan=plan,
+        plan_text=plan_to_toml(plan),
+        before=before,
+        after=before,
+    )
 
 
 def _check_same_model(plan: Plan, subject: Subject) -> None:

@@ -49,10 +49,21 @@ class Subject:
     notes: tuple[str, ...]
 
 
+def nothing_to_reshape(graph: Graph) -> str:
+    """Why no rule could ever act on this model, ``""`` when one might."""
+    if any(op.op_type in ("Conv", "ConvTranspose") and not op.domain for op in graph.ops()):
+        return ""
+    return "the model has no convolution: there is nothing that the rules could reshape"
+
+
 def open_subject(
-    path: str | Path, target: str | Target, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    path: str | Path,
+    target: str | Target,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    original: Graph | None = None,
 ) -> Subject:
-    """Load, normalise and price a model.
+    """Normalise and price a model, which is loaded where it is not given as ``original``.
 
     Raises:
         ModelError: when it cannot be loaded, or its shapes are not static (the message says what to type).
@@ -60,7 +71,7 @@ def open_subject(
     """
     chip = target if isinstance(target, Target) else load_target(target)
     try:
-        original = load(path, input_shapes=input_shapes)
+        original = original or load(path, input_shapes=input_shapes)
         require_static_shapes(original)
     except ModelError as error:
         raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from error

@@ -141,7 +141,8 @@ class OptimizeResult:
         reason: why the model is unchanged or the job failed, else ``""``.
         model, output: paths; ``output`` is ``None`` when nothing was written.
         plan, plan_text: the plan, and its file text with gains as comments.
-        before, after: estimates of the original and of the written model.
+        before, after: estimates of the original and of the written model; ``None`` where an unchanged model has
+            nothing to price (no convolution, and open shapes).
         safety: what the changes promise together (the least safe of them).
         changes: the decisions that changed something, best first.
         front: Pareto front met on the way (latency, peak memory, parameters).
@@ -158,8 +159,8 @@ class OptimizeResult:
     output: str | None
     plan: Plan
     plan_text: str
-    before: Estimate
-    after: Estimate
+    before: Estimate | None
+    after: Estimate | None
     safety: Safety = "exact"
     changes: tuple[Change, ...] = ()
     front: tuple[FrontPoint, ...] = ()
@@ -168,6 +169,13 @@ class OptimizeResult:
     refusals: tuple[RuleRefusal, ...] = ()
     notes: tuple[str, ...] = ()
     evaluations: int = 0
+
+    @property
+    def estimates(self) -> tuple[Estimate, Estimate]:
+        """Before and after, for a result that has them. Raises ``ValueError`` otherwise."""
+        if self.before is None or self.after is None:
+            raise ValueError("the model was not priced")
+        return self.before, self.after
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,9 @@ def summary(result: OptimizeResult, *, plan_file: str | None, report_file: str |
     """Yield what to print about one result."""
     yield styled(result.outcome, _headline(result))
     if result.outcome != "unchanged":
-        yield estimates(result.before, result.after)
+        yield estimates(*result.estimates)
         yield f"capacity kept  {result.capacity_kept:.1%} of the channels, weighted by parameters"
-        yield f"kernels        {_kernels(result.before, result.after)}"
+        yield f"kernels        {_kernels(*result.estimates)}"
         yield f"safety         {result.safety} ({_MEANING[result.safety]})"
     if result.changes:
         yield ""
@@ -58,9 +58,10 @@ _MEANING = {
 
 def _headline(result: OptimizeResult) -> str:
     if result.outcome == "optimized":
-        gain = f.change(result.before.latency_us, result.after.latency_us)
+        before, after = result.estimates
+        gain = f.change(before.latency_us, after.latency_us)
         count = f.plural(result.plan.changes, "change")
-        return f"{cell(result.model)} on {cell(result.after.target)}: {gain} estimated latency with {count}"
+        return f"{cell(result.model)} on {cell(result.plan.target)}: {gain} estimated latency with {count}"
     return f"{cell(result.model)}: {result.outcome}: {cell(result.reason)}"
 
 
@@ -150,7 +151,7 @@ def _files(result: OptimizeResult, plan_file: str | None, report_file: str | Non
         if path is not None:
             yield f"{label:<14} {cell(path)}"
     if result.outcome == "optimized" and result.output is not None:
-        yield f"next           graphopt explain {_quoted(result.model)} --target {_quoted(result.before.target)}"
+        yield f"next           graphopt explain {_quoted(result.model)} --target {_quoted(result.plan.target)}"
 
 
 def _quoted(text: str) -> str:

@@ -188,11 +188,11 @@ class _Runner:
             reason = answer.removeprefix(f"{self.folder / name}: ")
             return ZooRow(name, "skipped" if NEEDS_SHAPES in reason else "failed", reason, seconds)
         result = replace(answer, model=str(self.folder / name))
-        return ZooRow(name, result.outcome, result.reason, seconds, _numbers(result), result)
+        return ZooRow(name, result.outcome, result.reason, seconds, _numbers(result) if result.before else None, result)
 
 
 def _numbers(result: OptimizeResult) -> ZooNumbers:
-    before, after = result.before, result.after
+    before, after = result.estimates
     return ZooNumbers(
         latency_us_before=before.latency_us,
         latency_us_after=after.latency_us,
