@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-import graphopt
 from graphopt.errors import ConfigError
 from graphopt.results import OptimizeResult, Options, ZooNumbers, ZooRow
 from graphopt.zoo.journal import Journal
@@ -154,7 +153,7 @@ class _Runner:
 
     def _ask(self, job: Job) -> OptimizeResult | str:
         """Return the result, or why there is none."""
-        package = str(Path(graphopt.__file__).resolve().parents[1])
+        package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with tempfile.TemporaryDirectory(prefix="graphopt-zoo-") as place:
