@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +32,73 @@ class Interface:
 
 
 def read_interface(path: Path) -> Interface:
-    """Read the inputs that must be fed, and the outputs. Raises `VerificationError`."""
+    """Read the inputs that must be fed, and the outputs.
+
+    Only these parts of the file are looked at: parsing a big model whole would cost more than the rest of the look.
+
+    Raises:
+        VerificationError: when the file cannot be read or is no ONNX model.
+    """
+    inputs: list[Spec] = []
+    outputs: list[Spec] = []
+    initial: set[str] = set()
     try:
-        graph = onnx.load(path, format="protobuf", load_external_data=False).graph
-    except (OSError, DecodeError, ValueError) as error:
-        raise VerificationError(f"{path}: cannot read the model: {one_line(error)}") from error
-    if not graph.output:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for start, end in _chunks(data, 0, len(data), _GRAPH):
+                for begin, stop in _chunks(data, start, end, _INPUT):
+                    inputs.append(_spec(onnx.ValueInfoProto.FromString(data[begin:stop])))
+                for begin, stop in _chunks(data, start, end, _OUTPUT):
+                    outputs.append(_spec(onnx.ValueInfoProto.FromString(data[begin:stop])))
+                for begin, stop in _chunks(data, start, end, _INITIALIZER):
+                    initial |= {data[i:j].decode() for i, j in _chunks(data, begin, stop, _TENSOR_NAME)}
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot read the model: {one_line(error.strerror or error)}") from error
+    except (DecodeError, ValueError, IndexError) as error:
+        raise VerificationError(f"{path}: not an ONNX model, or a damaged one") from error
+    if not outputs:
         raise VerificationError(f"{path}: not an ONNX model (it has no outputs)")
-    initial = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    return Interface(
-        {info.name: _spec(info) for info in graph.input if info.name not in initial},
-        {info.name: _spec(info) for info in graph.output},
-    )
+    return Interface({s.name: s for s in inputs if s.name not in initial}, {s.name: s for s in outputs})
+
+
+_GRAPH, _INPUT, _OUTPUT, _INITIALIZER, _TENSOR_NAME = 7, 11, 12, 5, 8
+"""Field numbers in onnx.proto: ModelProto.graph; GraphProto.input, .output, .initializer; TensorProto.name."""
+
+
+def _chunks(data: mmap.mmap, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+    """Yield where the length-delimited fields of one number lie (protobuf wire format), skipping over all others.
+
+    Raises:
+        ValueError: when a field has an unknown wire type or reaches beyond ``end``.
+        IndexError: when the file ends inside a number.
+    """
+    while start < end:
+        key, start = _varint(data, start)
+        kind = key & 7
+        size = 0
+        if kind == 0:
+            _, start = _varint(data, start)
+        elif kind == 2:
+            size, start = _varint(data, start)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if start + size > end:
+            raise ValueError("a field reaches beyond the end")
+        if kind == 2 and key >> 3 == wanted:
+            yield start, start + size
+        start += size
+
+
+def _varint(data: mmap.mmap, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[place]
+        place += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, place
 
 
 def _spec(info: Any) -> Spec:

@@ -78,7 +78,7 @@ def verify(
             inputs (labels) are ignored. ``None`` makes inputs up: for anything image-like one sample of white noise
             and smooth scenes with edges for the rest, normal values for other floats, zeros and ones for integers.
         seed: of made-up inputs.
-        samples: runs of each model (two at least). Default: 6, or 3 where a model file is over 8 MB.
+        samples: runs of each model (two at least). Default: 6, or 2 where a model file is over 8 MB.
         input_shapes: concrete shapes for dynamic inputs; open dimensions are else 1 (the first), 224 (images), 16.
         timeout_s: wall-clock limit for all runs together.
 
@@ -87,7 +87,7 @@ def verify(
     """
     original, rewritten = Path(original), Path(rewritten)
     specs, other = read_interface(original), read_interface(rewritten)
-    count = max(2, samples if samples is not None else (6 if _size(original, rewritten) <= _SMALL_FILE_BYTES else 3))
+    count = max(2, samples if samples is not None else (6 if _size(original, rewritten) <= _SMALL_FILE_BYTES else 2))
     source: Literal["given", "seeded"] = "seeded" if inputs is None else "given"
     difference = interface_difference(specs, other)
     if difference:

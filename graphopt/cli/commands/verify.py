@@ -24,7 +24,7 @@ from graphopt.cli.app import EXIT_NO
 @click.argument("original", type=click.Path(), metavar="A")
 @click.argument("rewritten", type=click.Path(), metavar="B")
 @click.option("--inputs", type=click.Path(), metavar="FILE.npz", help="Real inputs by input name (else made up).")
-@click.option("--samples", type=click.IntRange(min=2), help="Runs of each model [default: 6, or 3 over 8 MB].")
+@click.option("--samples", type=click.IntRange(min=2), help="Runs of each model [default: 6, or 2 over 8 MB].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of made-up inputs.")
 @o.shape_option
 @o.json_option
