@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from graphopt.ir.group import AxisLayout, AxisSize, ChannelGroup, Channels, CutWeight, Freeze, Member
 from graphopt.ir.labels import Labels
-from graphopt.ir.layout import append, run_ends
-from graphopt.ir.walk import Note, Regrouping, Role, Walk, WeightUse
+from graphopt.ir.layout import runs
+from graphopt.ir.walk import Note, Role, Walk, WeightUse
 
 Ints = npt.NDArray[np.intp]
 
@@ -232,7 +232,11 @@ class _Grouping:
     # -- growing --------------------------------------------------------------------------------------------------
 
     def _unpaddable(self) -> list[str]:
-        """Why each group cannot grow, ``""`` where it can."""
+        """Why each group cannot grow, ``""`` where it can.
+
+        Whole runs are enough, also through reshapes: both views of the elements show the same sequence, so a run of
+        one is a run of the other, and a new channel appended to each run is the same elements in both.
+        """
         reasons = [""] * self.count
         for i in range(self.count):
             if self._is_frozen(i):
@@ -245,8 +249,6 @@ class _Grouping:
                     self._refuse(reasons, labels, f"{use.weight!r} would have to grow by different values")
         for labels, where in self._places():
             self._check_runs(reasons, self.layouts[id(labels)], where)
-        for regrouping in self.walk.regroupings:
-            self._check_regrouping(reasons, regrouping)
         return reasons
 
     def _refuse(self, reasons: list[str], labels: Labels | None, reason: str) -> None:
@@ -267,26 +269,8 @@ class _Grouping:
 
     def _check_runs(self, reasons: list[str], layout: AxisLayout, where: str) -> None:
         for group in layout.positions:
-            if not reasons[group] and run_ends(layout, group) is None:
+            if not reasons[group] and runs(layout, group) is None:
                 reasons[group] = f"its channels do not lie in whole runs, in order, on {where}"
-
-    def _check_regrouping(self, reasons: list[str], regrouping: Regrouping) -> None:
-        """A reshape must make of a padded input exactly the padded output."""
-        old, new = self._layout(regrouping.labels), self._layout(regrouping.result)
-        for group in old.positions:
-            if reasons[group]:
-                continue
-            before = _elements(append(old, group), regrouping.before, regrouping.source)
-            after = _elements(append(new, group), regrouping.after, regrouping.target)
-            if not np.array_equal(before, after):
-                reasons[group] = f"a new channel would not stay in one piece through the reshape '{regrouping.op}'"
-
-
-def _elements(run: Ints, dims: tuple[int, ...], axis: int) -> Ints:
-    """The channel of each element of a tensor that has ``run`` along ``axis``, in memory order."""
-    dims = (*dims[:axis], len(run), *dims[axis + 1 :])
-    column = run.reshape([-1 if i == axis else 1 for i in range(len(dims))])
-    return np.broadcast_to(column, dims).reshape(-1)
 
 
 def _note_index(notes: list[Note], root: Ints) -> Ints:

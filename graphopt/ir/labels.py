@@ -55,7 +55,7 @@ def _hook(parent: Labels, left: Labels, right: Labels) -> Labels:
         if not apart.any():
             return parent
         left, right, a, b = left[apart], right[apart], a[apart], b[apart]
-        np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
+        parent[np.maximum(a, b)] = np.minimum(a, b)  # of several hooks for one root the last holds; the next round sees
         while True:
             shorter = parent[parent]
             if np.array_equal(shorter, parent):

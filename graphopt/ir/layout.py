@@ -63,20 +63,6 @@ def runs(layout: AxisLayout, group: int) -> tuple[Ints, int] | None:
     return (places[:, -1], inner) if whole else None
 
 
-def run_ends(layout: AxisLayout, group: int) -> Ints | None:
-    """Last position of each run of the group, ``None`` when its channels do not lie in whole runs."""
-    found = runs(layout, group)
-    return None if found is None else found[0]
-
-
-def append(layout: AxisLayout, group: int) -> Ints:
-    """The axis with one channel appended to ``group``: a number for each channel, the group's own being -1 for the
-    new one. The group must lie in whole runs."""
-    names = (layout.group + 1) * (int(layout.channel.max()) + 1) + layout.channel
-    axis = new_axis(layout, {group: Selection(tuple(range(len(layout.positions[group]))), 1)})
-    return np.where(axis.take < 0, -1, names[axis.take])
-
-
 def new_axis(layout: AxisLayout, selections: dict[int, Selection]) -> NewAxis:
     """Apply ``selections`` (by group index) to an axis. Groups that grow must lie in whole runs."""
     stays = np.ones(len(layout.group), dtype=bool)

@@ -116,7 +116,7 @@ def _matmul_right(walk: Walk, op: Op, shape: tuple[int, ...]) -> None:
         stack = [None] * (len(shape) - 2)
         walk.attach(op, 1, (*stack, axes[-1], rows), (*_carry(len(stack)), "consume", "produce"))
         _made(walk, op, rows)
-        missing = max(len(shape) - rank, 0)
+        missing = max(len(shape) - rank, 0) if rank > 1 else 0
         walk.label(op.outputs[0], (*[None] * missing, *outer, rows), op)
 
 

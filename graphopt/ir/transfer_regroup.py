@@ -9,7 +9,7 @@ import numpy as np
 from graphopt.ir.labels import Labels, LabelSpace
 from graphopt.ir.op import Op
 from graphopt.ir.transfer_dims import follow, freeze_dims
-from graphopt.ir.walk import Regrouping, Walk, tiled
+from graphopt.ir.walk import Walk, tiled
 
 _MAX_ELEMENTS = 1 << 24
 """Reshapes that mix channels with more elements than this are frozen: a walk must stay fast."""
@@ -65,7 +65,6 @@ def _regroup(
     target, found = _best_axis(walk.space, elements)
     walk.space.unite(np.repeat(found[:, 0], found.shape[1] - 1), found[:, 1:].reshape(-1))
     out[outs[target]] = found[:, 0]
-    walk.regroupings.append(Regrouping(op.key, old, place, labels, new, target, found[:, 0]))
 
 
 def _best_axis(space: LabelSpace, elements: Labels) -> tuple[int, Labels]:

@@ -67,19 +67,6 @@ class Note:
     labels: Labels
 
 
-@dataclass(frozen=True, slots=True)
-class Regrouping:
-    """A reshape of dimensions ``before`` into ``after``: the labels of axis ``source`` went to axis ``target``."""
-
-    op: str
-    before: tuple[int, ...]
-    source: int
-    labels: Labels
-    after: tuple[int, ...]
-    target: int
-    result: Labels
-
-
 @dataclass(slots=True)
 class Walk:
     """Labels of every tensor so far, and what was learned on the way.
@@ -95,7 +82,6 @@ class Walk:
         raw: tensors that depend on graph inputs alone, through ops that make no channels.
         stems: labels made by convolutions of raw tensors.
         dims: computed shapes that depend on labelled axes.
-        regroupings: reshapes whose padding has to be checked once all unions are known.
     """
 
     graph: Graph
@@ -109,7 +95,6 @@ class Walk:
     raw: set[str] = field(default_factory=set)
     stems: list[Labels] = field(default_factory=list)
     dims: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
-    regroupings: list[Regrouping] = field(default_factory=list)
     _shared: dict[str, list[WeightUse]] = field(default_factory=dict)
 
     # -- looking --------------------------------------------------------------------------------------------------

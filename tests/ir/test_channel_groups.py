@@ -36,6 +36,11 @@ def start(size: int = 4, opset: int = 17) -> tuple[Builder, str]:
     return b, b.conv(b.input("x", 1, 3, 4, 4), 3, size)
 
 
+def turned(b: Builder, x: str) -> str:
+    """The channels where rows usually are."""
+    return b.op("Transpose", x, perm=[0, 2, 1, 3])
+
+
 def noise(graph: Graph) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
     rng = np.random.default_rng(0)
     return {name: rng.standard_normal(graph.static_shape(name) or ()).astype(np.float32) for name in graph.inputs}
@@ -176,6 +181,15 @@ def test_what_may_not_stay_finite_cannot_grow(grow: Grow) -> None:
     assert of(channels, x).unpaddable
     with pytest.raises(PlanError, match="can be added"):
         resize(Graph([], inputs=[], outputs=[], weights={}, tensors={}), channels, {x: Selection((0, 1, 2, 3), 1)})
+
+
+def test_the_shape_of_another_tensor_couples_the_two() -> None:
+    b, x = start(4)
+    y = b.conv(x, 4, 4)
+    z = b.op("Reshape", y, b.op("Shape", x))
+    graph, channels = look(b, b.conv(z, 4, 2))
+    assert of(channels, x) is of(channels, z)
+    check_cut(graph, channels, {x: Selection((0, 3))}, noise(graph))
 
 
 def test_a_shared_bias_does_not_couple_and_a_shared_kernel_does() -> None:
