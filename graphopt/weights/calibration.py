@@ -73,6 +73,17 @@ class Calibration:
         """Return the samples ``indices`` as one batch by input name. Raises :class:`ConfigError` as `batches`."""
         return self.source.rows(np.asarray(indices, np.intp))
 
+    def chunks(self, indices: Indices, size: int) -> Iterator[Indices]:
+        """Cut ``indices`` into batches without reading anything; see `batches`. Raises :class:`ConfigError`."""
+        indices = np.asarray(indices, np.intp)
+        if self.batch is not None:
+            size = self.batch
+            if len(indices) < size:
+                raise ConfigError(f"the model takes batches of {size} samples, and there are only {len(indices)}")
+            indices = indices[: len(indices) - len(indices) % size]
+        for start in range(0, len(indices), max(1, size)):
+            yield indices[start : start + max(1, size)]
+
     def batches(self, indices: Indices, size: int) -> Iterator[Mapping[str, Array]]:
         """Yield the samples ``indices`` in order, read when asked for.
 
@@ -84,14 +95,7 @@ class Calibration:
         Raises:
             ConfigError: when there is not one full batch, or an image turns out to be damaged.
         """
-        indices = np.asarray(indices, np.intp)
-        if self.batch is not None:
-            size = self.batch
-            if len(indices) < size:
-                raise ConfigError(f"the model takes batches of {size} samples, and there are only {len(indices)}")
-            indices = indices[: len(indices) - len(indices) % size]
-        for start in range(0, len(indices), max(1, size)):
-            yield self.take(indices[start : start + max(1, size)])
+        return (self.take(chunk) for chunk in self.chunks(indices, size))
 
     def split(self, held_out: float, seed: int) -> tuple[Indices, Indices]:
         """Divide the samples for solving and for judging, at random and always alike for one seed.
