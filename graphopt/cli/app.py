@@ -5,8 +5,8 @@ Exit codes: 0 the job is done; 1 the job ran and the answer is no (or graphopt i
 
 from __future__ import annotations
 
-import importlib
 import gc
+import importlib
 import os
 import sys
 import traceback

@@ -69,8 +69,7 @@ def _same(op: Op, loaded: Op) -> bool:
         == (loaded.op_type, loaded.inputs, loaded.outputs, loaded.name, loaded.domain)
         and len(op.attributes) == len(loaded.attributes)
         and all(
-            a == b and (x is y or _equal(x, y))
-            for (a, x), (b, y) in zip(op.attributes, loaded.attributes, strict=True)
+            a == b and (x is y or _equal(x, y)) for (a, x), (b, y) in zip(op.attributes, loaded.attributes, strict=True)
         )
     )
 

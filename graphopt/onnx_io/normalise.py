@@ -124,6 +124,4 @@ def _rebuild(proto: onnx.ModelProto, model: ModelFile) -> Graph:
     """
     shell = make_shell(proto, model.path.parent)
     shell.give_shapes()
-    return build_graph(
-        proto, shell, model.path, model.digest, external=model.external, input_shapes=model.input_shapes
-    )
+    return build_graph(proto, shell, model.path, model.digest, external=model.external, input_shapes=model.input_shapes)

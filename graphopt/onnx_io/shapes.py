@@ -160,9 +160,7 @@ def _prepare(shell: onnx.ModelProto, chosen: Mapping[str, tuple[int, ...]]) -> N
             tensor.shape.SetInParent()
             for size in chosen[value.name]:
                 tensor.shape.dim.add(dim_value=size)
-    opaque = {
-        name for node in graph.node if node.domain not in _DOMAINS_THAT_INFER for name in node.output if name
-    }
+    opaque = {name for node in graph.node if node.domain not in _DOMAINS_THAT_INFER for name in node.output if name}
     kept = [value for value in graph.value_info if value.name in opaque]
     del graph.value_info[:]
     graph.value_info.extend(kept)

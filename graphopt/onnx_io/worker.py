@@ -1,18 +1,21 @@
 """Work for onnxruntime in a process of its own, so that a native crash or a hang ends there and not here.
 
-One call of :func:`work` starts one process for a list of tasks (starting it costs about 0.2 s of CPU time). Each task
-ends in an :class:`Answer` or a :class:`Failure`; when the process dies, the tasks that were done keep their answers
-and the one that was running gets the blame.
+Starting the process costs about 0.2 s of CPU time, so it is kept for the next list of tasks. Each task ends in an
+:class:`Answer` or a :class:`Failure`; when the process dies, the tasks that were done keep their answers, the one that
+was running gets the blame, and the next list gets a new process.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +86,9 @@ class _Arrays:
 
 
 def work(tasks: Sequence[Task], *, timeout_s: float = 300.0) -> tuple[Answer | Failure, ...]:
-    """Do ``tasks`` in order in one fresh process.
+    """Do ``tasks`` in order in the worker process.
+
+    The process is started when it is first needed and stays for the next call; one that died is replaced.
 
     Args:
         tasks: what to do.
@@ -100,8 +105,91 @@ def work(tasks: Sequence[Task], *, timeout_s: float = 300.0) -> tuple[Answer | F
         orders = [_order(task, arrays) for task in tasks]
         np.savez(folder / "request.npz", **arrays.values)  # type: ignore[arg-type]
         (folder / "request.json").write_text(json.dumps(orders), encoding="utf-8")
-        death = _run_process(folder, timeout_s)
+        with _LOCK:
+            death = _process().do(folder, timeout_s)
         return _collect(folder, len(tasks), death)
+
+
+class _Process:
+    """The worker process: reads a folder from its standard input, does what is asked there, and says so."""
+
+    def __init__(self, script: Path) -> None:
+        self.script = script
+        self._log = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115 - lives as long as the process
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take another request."""
+        return self._child.poll() is None
+
+    def do(self, folder: Path, timeout_s: float) -> str:
+        """Do one request; return how the process died, ``""`` when it lives."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._child.kill()
+
+        timer = threading.Timer(timeout_s, stop)
+        timer.start()
+        try:
+            self._child.stdin.write(f"{folder}\n".encode())
+            self._child.stdin.flush()
+            answered = self._child.stdout.readline()
+        except BrokenPipeError:
+            answered = b""
+        finally:
+            timer.cancel()
+        if answered:
+            return ""
+        code = self._child.wait()
+        if late.is_set():
+            return f"onnxruntime was stopped after {timeout_s:g} s"
+        if code < 0:
+            return f"onnxruntime crashed ({signal.Signals(-code).name})"
+        self._log.seek(0)
+        lines = self._log.read().decode("utf-8", errors="replace").strip().splitlines()
+        return f"the onnxruntime process ended with code {code}: {lines[-1] if lines else 'no message'}"
+
+    def close(self) -> None:
+        """End it."""
+        self._child.kill()
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout, self._log):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+_LOCK = threading.Lock()
+_running: _Process | None = None
+
+
+def _process() -> _Process:
+    """The process that runs, or a new one."""
+    global _running
+    if _running is None or not _running.alive or _running.script != _SCRIPT:
+        close()
+        _running = _Process(_SCRIPT)
+    return _running
+
+
+@atexit.register
+def close() -> None:
+    """End the worker process, if one runs (it also ends by itself with this process)."""
+    global _running
+    if _running is not None:
+        _running.close()
+        _running = None
 
 
 def _order(task: Task, arrays: _Arrays) -> dict[str, Any]:
@@ -114,30 +202,6 @@ def _order(task: Task, arrays: _Arrays) -> dict[str, Any]:
         "inputs": [{name: arrays.put(array) for name, array in feed.items()} for feed in task.inputs],
         "outputs": None if task.outputs is None else list(task.outputs),
     }
-
-
-def _run_process(folder: Path, timeout_s: float) -> str:
-    """Run the worker process; return how it died, ``""`` when it ended well."""
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with (folder / "log").open("wb") as log:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-P", str(_SCRIPT), str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                timeout=timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"onnxruntime was stopped after {timeout_s:g} s"
-    if done.returncode == 0:
-        return ""
-    if done.returncode < 0:
-        return f"onnxruntime crashed ({signal.Signals(-done.returncode).name})"
-    lines = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"the onnxruntime process ended with code {done.returncode}: {lines[-1] if lines else 'no message'}"
 
 
 def _collect(folder: Path, count: int, death: str) -> tuple[Answer | Failure, ...]:

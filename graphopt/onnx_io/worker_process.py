@@ -1,7 +1,8 @@
 """The other side of :mod:`graphopt.onnx_io.worker`: a script that imports numpy and onnxruntime and nothing of ours.
 
-It reads ``request.json`` and ``request.npz`` in the folder given as its argument and leaves ``answer-<i>.json`` (and
-``.npz``) for each task there, each by rename, so that an answer is complete if it is there at all.
+It reads folders from its standard input, one a line. In each are ``request.json`` and ``request.npz``; it leaves
+``answer-<i>.json`` (and ``.npz``) there for each task, by rename, so that an answer is complete if it is there at all,
+and writes a line when the folder is done.
 """
 
 from __future__ import annotations
@@ -70,28 +71,42 @@ def _do(order: dict[str, Any], fed: Mapping[str, Any], arrays: dict[str, Any]) -
     return {"shapes" if order["kind"] == "shapes" else "runs": runs}
 
 
-def main(folder: str) -> None:
-    """Do all tasks of the request in ``folder``."""
+def serve() -> None:
+    """Do one request for each line of standard input (a folder), and answer each with a line."""
+    answers = os.fdopen(os.dup(1), "w")  # what native code prints must not be taken for an answer
+    os.dup2(2, 1)
     ort.disable_telemetry_events()
     ort.set_default_logger_severity(4)
+    for line in sys.stdin:
+        do_request(line.rstrip("\n"))
+        answers.write("done\n")
+        answers.flush()
+
+
+def do_request(folder: str) -> None:
+    """Do all tasks of the request in ``folder``."""
     with open(os.path.join(folder, "request.json"), encoding="utf-8") as file:
         orders = json.load(file)
-    fed = np.load(os.path.join(folder, "request.npz"), allow_pickle=False)
-    for position, order in enumerate(orders):
-        arrays: dict[str, Any] = {}
-        stem = os.path.join(folder, f"answer-{position}")
-        try:
-            answer = _do(order, fed, arrays)
-        except Exception as error:  # whatever onnxruntime raises is the task's answer
-            answer = {"error": " ".join(str(error).split()) or type(error).__name__}
-        if arrays:
-            np.savez(stem + ".npz", **arrays)
-        elif "runs" in answer:
-            np.savez(stem + ".npz")
-        with open(stem + ".tmp", "w", encoding="utf-8") as file:
-            json.dump(answer, file)
-        os.replace(stem + ".tmp", stem + ".json")
+    with np.load(os.path.join(folder, "request.npz"), allow_pickle=False) as fed:
+        for position, order in enumerate(orders):
+            _answer(order, fed, os.path.join(folder, f"answer-{position}"))
+
+
+def _answer(order: dict[str, Any], fed: Mapping[str, Any], stem: str) -> None:
+    """Do one task and leave its answer."""
+    arrays: dict[str, Any] = {}
+    try:
+        answer = _do(order, fed, arrays)
+    except Exception as error:  # whatever onnxruntime raises is the task's answer
+        answer = {"error": " ".join(str(error).split()) or type(error).__name__}
+    if arrays:
+        np.savez(stem + ".npz", **arrays)
+    elif "runs" in answer:
+        np.savez(stem + ".npz")
+    with open(stem + ".tmp", "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+    os.replace(stem + ".tmp", stem + ".json")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve()

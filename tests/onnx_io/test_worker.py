@@ -89,3 +89,27 @@ def test_values_that_are_no_tensors(tmp_path: Path) -> None:
         return
     assert [item.tolist() for item in answer.runs[0]["s"]] == [[1, 1], [1, 1]]
     assert answer.runs[0]["u"].tolist() == ["A", "B"]
+
+
+def test_the_process_is_kept_and_one_that_died_is_replaced(tmp_path: Path) -> None:
+    good = write(conv_model(), tmp_path / "m.onnx")
+    assert work([Task("open", good)]) == (Answer(),)
+    kept = worker._running
+    assert work([Task("open", good)]) == (Answer(),)
+    assert worker._running is kept
+    assert kept is not None
+    kept._child.kill()
+    kept._child.wait()
+    assert work([Task("open", good)]) == (Answer(),)
+    assert worker._running is not kept
+
+
+def test_a_process_killed_while_it_works_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = write(conv_model(), tmp_path / "m.onnx")
+    script = tmp_path / "dies.py"
+    script.write_text("import os, sys; sys.stdin.readline(); os.kill(os.getpid(), 9)")
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_SCRIPT", script)
+        (answer,) = work([Task("open", good)])
+        assert answer == Failure("onnxruntime crashed (SIGKILL)", crashed=True)
+    assert work([Task("open", good)]) == (Answer(),)
