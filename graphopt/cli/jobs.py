@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from graphopt.results import OptimizeResult
 
 
+REPORTS = (".html", ".svg")
+"""What a report's file name may end in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """Where things go."""
@@ -39,6 +43,8 @@ def prepare_outputs(
     Raises:
         ConfigError: when a file is taken (without ``force``), equals another one, or has no folder.
     """
+    if report is not None and Path(report).suffix not in REPORTS:
+        raise ConfigError(f"a report ends in {' or '.join(REPORTS)}", file=report)
     plan_file = Path(plan) if plan else output.with_name(f"{output.name.removesuffix('.onnx')}.plan.toml")
     files = Files(output, plan_file if with_plan or plan else None, Path(report) if report else None)
     taken = {Path(model).resolve()}
@@ -62,12 +68,21 @@ def deliver(result: OptimizeResult, files: Files, *, as_json: bool) -> int:
         write_text(files.plan, result.plan_text)
         plan_file = str(files.plan)
     if files.report is not None:
-        from graphopt.report.html import html_report
-
-        write_text(files.report, html_report(result))
+        write_text(files.report, _report(files.report, result))
         report_file = str(files.report)
     if as_json:
         print_json(optimize_values(result) | {"plan_file": plan_file, "report_file": report_file})
     else:
         show(*summary(result, plan_file=plan_file, report_file=report_file))
     return EXIT_NO if result.outcome == "failed" else 0
+
+
+def _report(path: Path, result: OptimizeResult) -> str:
+    """The report that the file's ending asks for."""
+    if path.suffix == ".svg":
+        from graphopt.report.picture import svg_picture
+
+        return svg_picture(result)
+    from graphopt.report.html import html_report
+
+    return html_report(result)

@@ -107,7 +107,12 @@ calibration_option = click.option(
     "--calibration", type=click.Path(), metavar="FILE.npz",
     help="Real inputs by input name, first axis over samples: used for the proof and for removed channels.",
 )  # fmt: skip
-report_option = click.option("--report", type=click.Path(), metavar="FILE.html", help="Write a report to look at.")
+report_option = click.option(
+    "--report",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write a report to look at: FILE.html a whole page, FILE.svg its picture alone.",
+)
 
 rule_options = stacked(
     click.option(

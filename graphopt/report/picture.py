@@ -1,0 +1,59 @@
+"""The report's picture alone, as one SVG file: for a README, a slide, a pull request."""
+
+from __future__ import annotations
+
+from graphopt.report import format as f
+from graphopt.report.charts import WIDTH, kernel_bars, safe, timeline
+from graphopt.results import OptimizeResult
+
+_STYLE = """
+text{font:12px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#5d6b7c}
+.title{font-size:20px;font-weight:650;fill:#1b2430}.lead{font-size:15px}.value{font-size:14px;font-weight:650;fill:#1b2430}
+.compute{fill:#2f6fd0}.memory{fill:#e08a1e}.overhead{fill:#8f99a8}.was{fill:#d5dbe4}.gone{fill:#b3372b}.new{fill:#16794c}
+.hit{fill:none}.grid{stroke:#e2e6ec}.base{stroke:#5d6b7c}
+"""
+
+_MARGIN = 24
+_LEGEND = (
+    ("compute", "bound by compute"),
+    ("memory", "bound by DRAM"),
+    ("overhead", "bound by overhead"),
+    ("was", "before"),
+    ("gone", "fused away"),
+    ("new", "new"),
+)
+
+
+def svg_picture(result: OptimizeResult) -> str:
+    """Return where the latency goes before and after, with a headline, as a whole SVG file."""
+    title = f"{result.plan.model} on {result.plan.target}"
+    if result.before is None:
+        return _file(title, f"{result.outcome}: {result.reason}", [], 62)
+    before, after = result.estimates
+    gain = f.change(before.latency_us, after.latency_us)
+    lead = f"{gain} estimated latency, {f.plural(result.plan.changes, 'change')}, {result.safety}"
+    parts = []
+    x = float(_MARGIN)
+    for style, text in _LEGEND:
+        parts.append(f'<rect class="{style}" x="{x:.0f}" y="80" width="12" height="12" rx="3"/>')
+        parts.append(f'<text x="{x + 18:.0f}" y="90">{text}</text>')
+        x += 40 + 6.6 * len(text)
+    parts += [_placed(timeline(before, after), 108, 88), _placed(kernel_bars(before, after), 212, 268)]
+    return _file(title, lead, parts, 480)
+
+
+def _file(title: str, lead: str, parts: list[str], height: int) -> str:
+    """The whole SVG: the headline over ``parts``, which end at ``height``."""
+    width, height = WIDTH + 2 * _MARGIN, height + _MARGIN
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f'<style>{_STYLE}</style><rect width="100%" height="100%" rx="10" fill="#fff"/>'
+        f'<text class="title" x="{_MARGIN}" y="38">{safe(title)}</text>'
+        f'<text class="lead" x="{_MARGIN}" y="62">{safe(lead)}</text>{"".join(parts)}</svg>\n'
+    )
+
+
+def _placed(chart: str, top: int, height: int) -> str:
+    """A chart of the page at its place in the picture."""
+    place = f'<svg x="{_MARGIN}" y="{top}" width="{WIDTH}" height="{height}" '
+    return place + chart.removeprefix("<svg ")
