@@ -16,6 +16,8 @@ import numpy as np
 from graphopt.errors import ConfigError
 from graphopt.ir.op import Array
 from graphopt.weights.arrays import Indices, InputTypes, check_arrays, read_arrays
+from graphopt.weights.images import open_images
+from graphopt.weights.preprocess import bundled_presets, load_preprocess
 
 FEW: Final = 8
 """Held-out samples that `split` takes at least, where there are twice as many."""
@@ -131,18 +133,28 @@ def open_calibration(path: str | Path, inputs: InputTypes, *, preprocess: str | 
 
     Args:
         path: an `.npz` with arrays by input name (the first axis runs over samples; other arrays such as labels are
-            ignored) or an `.npy` for a model with one input.
+            ignored), an `.npy` for a model with one input, or a folder of images (looked through with all folders
+            below it, in the order of the paths) for a model with one input that is a batch of pictures.
         inputs: the model's inputs as the file declares them: shape (``None`` or a symbol where open) and type.
-        preprocess: for images only.
+        preprocess: how images are prepared: the name of a bundled preset or the path of a TOML file; for a folder of
+            images only, and needed there.
 
     Raises:
         ConfigError: when the data cannot be read or does not fit the model; one line that says what would.
     """
     path = Path(path)
+    if path.is_dir():
+        if preprocess is None:
+            presets = ", ".join(bundled_presets())
+            raise ConfigError(f"images need --preprocess with a .toml file or a preset: {presets}", file=str(path))
+        images = open_images(path, inputs, load_preprocess(preprocess))
+        return Calibration(images, _fixed_batch(inputs, inputs, str(path)))
     if not path.exists():
         raise ConfigError("no such file or folder", file=str(path))
     if path.suffix.lower() not in (".npz", ".npy"):
         raise ConfigError("calibration data is an .npz, an .npy or a folder of images", file=str(path))
+    if preprocess is not None:
+        raise ConfigError("--preprocess is for a folder of images; arrays are fed as they are", file=str(path))
     source = read_arrays(path, inputs)
     return Calibration(source, _fixed_batch(inputs, source.samples, str(path)))
 
