@@ -119,6 +119,12 @@ TRANSFER: dict[str, Transfer] = {
     "Size": size_of,
 }
 
+_OPERANDS = frozenset({*MAKERS, *_ELEMENTWISE, "Div", "Pow", "Mod", "Concat"})
+"""Ops whose transfer function looks at every input."""
+
+_WEIGHTED = frozenset({"BatchNormalization", "InstanceNormalization", "QuantizeLinear", "DequantizeLinear"})
+"""Ops with one data input, whose transfer function sees to the others once that one is labelled."""
+
 _SEVERAL_OUTPUTS = frozenset({"Split", "Dropout"})
 """Ops whose further outputs the table understands; others freeze when a second output is asked for."""
 
@@ -164,7 +170,20 @@ def _step(walk: Walk, op: Op) -> None:
             walk.freeze_tensor(op, reason, tensor)
     elif all(walk.is_constant(tensor) for tensor in op.inputs if tensor):
         _of_constants(walk, op, transfer)
-    elif op.op_type in MAKERS or any(tensor in walk.axes or tensor in walk.dims for tensor in op.inputs):
+    elif op.op_type in _OPERANDS:
+        if op.op_type in MAKERS or any(tensor in walk.axes for tensor in op.inputs):
+            transfer(walk, op)
+    else:
+        _one_data_input(walk, op, transfer)
+
+
+def _one_data_input(walk: Walk, op: Op, transfer: Transfer) -> None:
+    """An op that works on its first input; the others are parameters, which must not have channels of their own."""
+    labelled = op.inputs[0] in walk.axes or (op.op_type == "ConstantOfShape" and op.inputs[0] in walk.dims)
+    if not (labelled and op.op_type in _WEIGHTED):
+        for tensor in op.inputs[1:]:
+            walk.freeze_tensor(op, f"{op} takes it as a parameter", tensor)
+    if labelled:
         transfer(walk, op)
 
 

@@ -11,8 +11,6 @@ from graphopt.ir.walk import Walk, positive
 
 def unary(walk: Walk, op: Op) -> None:
     """The first input's axes are the outputs' (Relu, Clip, Cast, Dropout ...)."""
-    for tensor in op.inputs[1:]:
-        walk.freeze_tensor(op, f"{op} takes it as a parameter", tensor)
     for output in op.outputs:
         walk.label(output, walk.of(op.inputs[0]), op)
 
@@ -124,7 +122,8 @@ def quantise(walk: Walk, op: Op) -> None:
     axis = positive(op.attribute("axis", 1), len(axes))
     one_axis = scale is not None and len(scale) == 1 and axis < len(axes)
     if scale is None or op.attribute("block_size", 0) or not (scale in ((), (1,)) or one_axis):
-        walk.freeze_tensor(op, f"{op} is quantised in blocks or by a scale of unknown size", x)
+        for tensor in op.inputs:
+            walk.freeze_tensor(op, f"{op} is quantised in blocks or by a scale of unknown size", tensor)
         return
     if scale not in ((), (1,)):
         walk.attach(op, 1, (axes[axis],), "carry", pad=1.0)

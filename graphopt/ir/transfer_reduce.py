@@ -52,6 +52,7 @@ def resize(walk: Walk, op: Op) -> None:
     """Resize and Upsample pass the axes that keep their length."""
     axes = walk.of(op.inputs[0])
     crops = op.attribute("coordinate_transformation_mode", "") in ("tf_crop_and_resize", b"tf_crop_and_resize")
+    stretches = op.attribute("keep_aspect_ratio_policy", "stretch") in ("stretch", b"stretch")
     chosen = [positive(axis, len(axes)) for axis in op.attribute("axes") or range(len(axes))]
     given: list[Labels | None] = [axes[axis] for axis in chosen]
     lengths = walk.graph.static_shape(op.outputs[0])
@@ -60,7 +61,7 @@ def resize(walk: Walk, op: Op) -> None:
     else:
         kept = _factors_of_one(walk, op, len(chosen))
     for i, labels in enumerate(given):
-        if crops or not kept[i]:
+        if crops or not stretches or not kept[i]:
             walk.freeze(op, f"{op} resamples it, or by a factor that is not constant", labels)
             given[i] = None
     if op.op_type == "Resize" and op.input(3):
@@ -83,7 +84,6 @@ def _factors_of_one(walk: Walk, op: Op, count: int) -> list[bool]:
 
 def grid_sample(walk: Walk, op: Op) -> None:
     """GridSample works on the axes from 2 on; the grid has no channels."""
-    walk.freeze_tensor(op, f"{op} takes it as coordinates", op.inputs[1])
     axes = walk.of(op.inputs[0])
     walk.freeze(op, f"{op} samples each picture with its own grid", *axes[:1])
     mix(walk, op, (None, *axes[1:]), range(2, len(axes)))

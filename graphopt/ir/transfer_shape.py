@@ -147,7 +147,6 @@ def gather(walk: Walk, op: Op) -> None:
     """Gather with constant indices selects (and may repeat or reorder) channels."""
     data, indices = op.inputs[0], op.inputs[1]
     axes = walk.of(data)
-    walk.freeze_tensor(op, f"{op} takes it as indices", indices)
     rank = walk.rank(indices)
     if not axes or rank is None:
         walk.freeze(op, f"{op} has indices of unknown rank", *axes)
