@@ -296,6 +296,27 @@ def first_conv_scaled(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
     return copy
 
 
+def test_a_model_that_amplifies_rounding_is_no_false_alarm(real_models: tuple[Path, ...], tmp_path: Path) -> None:
+    """BlazeFace on bright scenes: none and all agree by luck, and one more rounding moves the output 30 times as far."""
+    from graphopt import Options, optimize
+
+    (path,) = [path for path in real_models if path.name.startswith("face_detection")]
+    out = tmp_path / "out.onnx"
+    assert optimize(path, out, Options(target="npu-64", verify=False)).plan.changes > 5
+    for seed in (0, 1):
+        assert verify(path, out, seed=seed).verdict == "equal"
+
+
+def test_twins_widen_the_noise_and_nothing_else() -> None:
+    reference = np.linspace(-1, 1, 10)
+    result = reference + 1e-5
+    pair = ([reference, reference + 1], [reference, reference + 1], [result, result + 1], [(0, 1)])
+    assert compare("y", *pair).verdict == "differs"
+    judged_with_twin = compare("y", *pair, [(0, reference + 4e-6)])
+    assert judged_with_twin.verdict == "equal"
+    assert judged_with_twin.noise_max_abs == pytest.approx(4e-6)
+
+
 def test_results_are_frozen(net: Path) -> None:
     proof = verify(net, net)
     assert isinstance(proof, Verification)

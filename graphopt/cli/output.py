@@ -34,6 +34,12 @@ def show(*renderables: RenderableType) -> None:
     click.echo("\n".join(line.rstrip() for line in text.splitlines()) if piped else text, nl=piped and bool(text))
 
 
+WORDS = frozenset(
+    {"outcome", "safety", "verdict", "proof", "status", "result", "bound by", "precision", "pack", "gain"}
+)
+"""Columns of one short word each: where a terminal is narrow, names and reasons are folded before these."""
+
+
 def table(*columns: str, title: str = "", right: Sequence[str] = ()) -> Table:
     """A plain table; columns named in ``right`` hold numbers."""
     from rich import box
@@ -41,7 +47,8 @@ def table(*columns: str, title: str = "", right: Sequence[str] = ()) -> Table:
 
     made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        narrow = column in right or column in WORDS
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=narrow)
     return made
 
 

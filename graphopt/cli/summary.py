@@ -98,7 +98,7 @@ def changes(result: OptimizeResult) -> Table:
     made = table("what changed", "rule", "safety", "gain", title=f"{rules}", right=("gain",))
     for change in result.changes[:TOP_CHANGES]:
         made.add_row(
-            cell(change.text if change.place in change.text else f"{change.place}: {change.text}"),
+            cell(f"{change.place}: {change.text}" if "->" in change.text else change.text),
             cell(change.rule),
             styled(change.safety),
             f.latency(change.gain_us),
@@ -124,8 +124,8 @@ def proof(verification: Verification | None, *, exact: bool) -> Iterable[Rendera
     line.append(f" on {f.plural(verification.samples, 'sample')} of {inputs}")
     if verdict == "equal":
         worst = max(verification.outputs, key=lambda output: output.relative_l2)
-        line.append(f": off by {f.small(worst.max_abs)} at most, where rounding alone gives "
-                    f"{f.small(worst.noise_max_abs)}")  # fmt: skip
+        line.append(f": relative distance {f.small(worst.relative_l2)} at most, where rounding alone gives "
+                    f"{f.small(worst.noise_relative_l2)}")  # fmt: skip
     elif exact or verdict == "inconclusive":
         line.append(f": {cell(verification.reason)}")
     yield line

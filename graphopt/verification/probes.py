@@ -188,6 +188,22 @@ def with_neighbours(base: list[dict[str, Array]], count: int) -> tuple[list[dict
     return feeds, pairs
 
 
+def rounded_twins(base: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """The samples with each float moved by one unit in the last place, up or down; none where there are no floats."""
+    rng = np.random.default_rng(0)
+
+    def moved(values: Array) -> Array:
+        if not is_float(values):
+            return values
+        eps = np.finfo(values.dtype).eps
+        twin: Array = (values * (1 + eps * rng.choice((-1.0, 1.0), values.shape))).astype(values.dtype)
+        return twin
+
+    if not any(is_float(values) for values in base[0].values()):
+        return []
+    return [{name: moved(values) for name, values in feed.items()} for feed in base]
+
+
 def _moved(values: Array, towards: Array) -> Array:
     if not is_float(values):
         return values

@@ -64,7 +64,8 @@ def command(folder: str, output: str, jobs: int, force: bool, timeout: float, as
         print_json({"output_folder": output} | found)
     else:
         counts = ", ".join(f"{count} {kind}" for kind, count in found["outcomes"].items() if count)
-        show(_table(rows), f"{len(rows)} models: {counts}", f"results        {plain(output)}")
+        reasons = [f"{plain(row.model)}: {row.outcome}: {plain(row.reason)}" for row in rows if row.reason]
+        show(_table(rows), *reasons, f"{len(rows)} models: {counts}", f"results        {plain(output)}")
     return EXIT_NO if found["outcomes"]["failed"] else 0
 
 
@@ -92,8 +93,8 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
     from graphopt.cli.summary import styled
     from graphopt.report import format as f
 
-    numbers = ("latency", "change", "peak memory", "parameters", "seconds")
-    made = table("model", "outcome", *numbers, "safety", "proof", "reason", right=numbers)
+    numbers = ("latency", "change", "memory", "params")
+    made = table("model", "outcome", *numbers, "safety", "proof", right=numbers)
     for row in rows:
         found = row.numbers
         made.add_row(
@@ -103,9 +104,7 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
             f.change(found.latency_us_before, found.latency_us_after) if found else "-",
             f.change(found.peak_activation_bytes_before, found.peak_activation_bytes_after) if found else "-",
             f.change(found.parameters_before, found.parameters_after) if found else "-",
-            f"{row.seconds:.1f}",
             styled(found.safety) if found else "-",
             styled(found.verdict) if found and found.verdict else "-",
-            cell(row.reason),
         )
     return made
