@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx.helper
 from google.protobuf.message import DecodeError
 
 from graphopt.errors import VerificationError
@@ -132,3 +134,11 @@ def type_name(spec: Spec) -> str:
 def one_line(error: object) -> str:
     """An error's text without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def input_types(interface: Interface) -> dict[str, tuple[tuple[int | str | None, ...] | None, np.dtype[Any] | None]]:
+    """Declared shape and numpy type of each input; no type for what is no tensor."""
+    return {
+        name: (spec.shape, onnx.helper.tensor_dtype_to_np_dtype(spec.elem_type) if spec.elem_type else None)
+        for name, spec in interface.inputs.items()
+    }

@@ -1,0 +1,217 @@
+"""Accuracy where there are labels, or any other number that a person can compute: before and after.
+
+``--evaluate data.npz``: the model's inputs by name and whole-number class labels as ``label`` or ``labels``. The first
+output with class scores, ``(samples, classes)``, is judged: ``top1``, and ``top5`` with six classes or more.
+
+``--evaluate module:function`` (or ``file.py:function``): called as ``function(run)``, where ``run`` takes a batch of
+inputs by name and returns the outputs by name; what it returns, a number or several by name, is the metric. The module
+is imported because it was named, and only then.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.errors import ConfigError, VerificationError, did_you_mean
+from graphopt.ir.op import Array
+from graphopt.verification.interface import one_line
+from graphopt.verification.session import Model, Session
+from graphopt.weights.arrays import InputTypes
+from graphopt.weights.calibration import Calibration, open_calibration
+
+Run = Callable[[Mapping[str, Array]], dict[str, Any]]
+
+LABELS: Final = ("label", "labels")
+BATCH: Final = 64
+_TOP: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a metric said of one model.
+
+    Attributes:
+        metrics: (name, value) pairs; shares are 0..1.
+        samples: number of samples that the model was run on.
+    """
+
+    metrics: tuple[tuple[str, float], ...]
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledData:
+    """Inputs with class labels.
+
+    Attributes:
+        file: where they come from.
+        data: the inputs.
+        labels: class of each sample, ``(samples,)``.
+    """
+
+    file: str
+    data: Calibration
+    labels: npt.NDArray[np.int64]
+
+    def evaluate(self, model: Model) -> Evaluation:
+        """Measure the accuracy. Raises `VerificationError` or `ConfigError`."""
+        session = Session(model)
+        rows, best, in_top5, classes = 0, 0, 0, 0
+        for chunk in self.data.chunks(np.arange(self.data.count), BATCH):
+            scores = self._scores(session.run(self.data.take(chunk)), len(chunk))
+            rows, classes = rows + len(chunk), scores.shape[1]
+            labels = self.labels[chunk][:, None]
+            if labels.max() >= classes:
+                raise ConfigError(
+                    f"holds the class {labels.max()}, and the model knows 0 to {classes - 1}", file=self.file
+                )
+            best += int((np.argmax(scores, axis=1)[:, None] == labels).sum())
+            top = np.argsort(-scores, axis=1, kind="stable")[:, :_TOP]
+            in_top5 += int((top == labels).any(axis=1).sum())
+        metrics = [("top1", best / rows)] + ([("top5", in_top5 / rows)] if classes > _TOP else [])
+        return Evaluation(tuple(metrics), rows)
+
+    def _scores(self, outputs: Mapping[str, Any], rows: int) -> npt.NDArray[np.float64]:
+        for values in outputs.values():
+            if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim >= 2:
+                trailing_ones = values.shape[0] == rows and values.size == rows * values.shape[1]
+                if trailing_ones and values.shape[1] > 1:
+                    return values.reshape(rows, -1).astype(np.float64)
+        shapes = ", ".join(f"{name} {getattr(values, 'shape', 'no tensor')}" for name, values in outputs.items())
+        raise ConfigError(
+            f"labels need an output with class scores, (samples, classes), and the model has {shapes}; "
+            "--evaluate module:function takes any metric",
+            file=self.file,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MetricFunction:
+    """A metric that somebody wrote.
+
+    Attributes:
+        name: ``module:function``.
+        function: called with ``run``.
+    """
+
+    name: str
+    function: Callable[[Run], Any]
+
+    def evaluate(self, model: Model) -> Evaluation:
+        """Call the function. Raises `VerificationError` when the model fails, `ConfigError` when the function does."""
+        session = Session(model)
+        samples = 0
+
+        def run(feed: Mapping[str, Array]) -> dict[str, Any]:
+            nonlocal samples
+            outputs = session.run(feed)
+            samples += next((len(values) for values in feed.values() if np.ndim(values)), 1)
+            return outputs
+
+        try:
+            found = self.function(run)
+        except VerificationError:
+            raise
+        except Exception as error:  # it is the user's code
+            raise ConfigError(f"--evaluate {self.name}: raised {_said(error)}") from error
+        return Evaluation(self._metrics(found), samples)
+
+    def _metrics(self, found: Any) -> tuple[tuple[str, float], ...]:
+        pairs = found if isinstance(found, Mapping) else {self.name.rpartition(":")[2]: found}
+        metrics = []
+        for key, value in pairs.items():
+            try:
+                number = float(value)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"--evaluate {self.name}: returned {type(value).__name__} for {key!r}; a number is wanted, or "
+                    "numbers by name"
+                ) from error
+            if not math.isfinite(number):
+                raise ConfigError(f"--evaluate {self.name}: {key!r} is {number}")
+            metrics.append((str(key), number))
+        if not metrics:
+            raise ConfigError(f"--evaluate {self.name}: returned no numbers")
+        return tuple(metrics)
+
+
+Evaluator = LabelledData | MetricFunction
+
+
+def open_evaluator(spec: str, inputs: InputTypes) -> Evaluator:
+    """Read what ``--evaluate`` names, before any long work.
+
+    Args:
+        spec: path of an `.npz`, or ``module:function``.
+        inputs: what the model wants.
+
+    Raises:
+        ConfigError: when the file or the function is not there or does not fit; one line.
+    """
+    if spec.lower().endswith(".npz"):
+        return _labelled(spec, inputs)
+    module_name, colon, function_name = spec.rpartition(":")
+    if not colon or not module_name or not function_name:
+        raise ConfigError(f"--evaluate takes a labelled .npz or module:function, not {spec!r}")
+    module = _import(spec, module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        near = did_you_mean(function_name, [name for name in vars(module) if not name.startswith("_")])
+        raise ConfigError(f"--evaluate {spec}: no function {function_name!r} there{near}")
+    return MetricFunction(spec, function)
+
+
+def _labelled(path: str, inputs: InputTypes) -> LabelledData:
+    data = open_calibration(path, inputs)
+    name = next((name for name in LABELS if name in data.ignored), None)
+    if name is None:
+        held = ", ".join(data.ignored) or "nothing"
+        raise ConfigError(f"lacks class labels ('label' or 'labels'); besides the inputs it holds {held}", file=path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            labels = np.asarray(file[name])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {name!r}: {one_line(error)}", file=path) from error
+    if labels.dtype.kind not in "iu" or labels.size != data.count or len(labels) != data.count:
+        raise ConfigError(
+            f"{name!r} must be {data.count} whole numbers, one for each sample, and is {labels.dtype} {labels.shape}",
+            file=path,
+        )
+    flat = labels.reshape(-1).astype(np.int64)
+    if flat.min() < 0:
+        raise ConfigError(f"{name!r} holds the class {flat.min()}; classes begin at 0", file=path)
+    return LabelledData(path, data, flat)
+
+
+def _import(spec: str, name: str) -> ModuleType:
+    """Import a module by name (the working directory counts) or by the path of its file."""
+    try:
+        if not name.endswith(".py"):
+            here = str(Path.cwd())
+            if here not in sys.path:
+                sys.path.insert(0, here)
+            return importlib.import_module(name)
+        location = importlib.util.spec_from_file_location(f"graphopt_evaluate_{Path(name).stem}", name)
+        if location is None or location.loader is None:
+            raise ImportError(f"{name} is no Python file")
+        module = importlib.util.module_from_spec(location)
+        sys.modules[location.name] = module  # dataclasses look their module up there
+        location.loader.exec_module(module)
+        return module
+    except Exception as error:  # it is the user's code
+        raise ConfigError(f"--evaluate {spec}: cannot be imported: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
