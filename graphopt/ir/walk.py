@@ -198,6 +198,8 @@ class Walk:
                     self.freeze(op, f"{op} reads {tensor!r} whole", mine, theirs)
                 else:
                     self.space.unite(mine, theirs)
+            if "consume" in each and not self.derived[tensor]:
+                self.no_padding(op, f"{op} sums with {tensor!r}, which holds the same value everywhere", *axes)
             for use in self.derived[tensor]:
                 use.hints += [
                     Hint(labels, role, pad) for labels, role in zip(axes, each, strict=True) if labels is not None

@@ -15,6 +15,7 @@ from graphopt.ir.resize import Selection, resize
 from tests.ir.builder import Builder
 from tests.ir.oracle import assert_close, check_cut, check_padded, load_model, run
 
+ONE = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
 Grow = Callable[[Builder, str], str]
 
 
@@ -172,9 +173,10 @@ def test_a_subgraph_that_reads_a_tensor_freezes_it() -> None:
         lambda b, x: b.op("Pow", x, b.const(-1.0)),
         lambda b, x: b.op("Div", b.const(1.0), x),
         lambda b, x: b.op("Gather", x, b.ints(3, 1, 0, 2), axis=1),
+        lambda b, x: b.op("Conv", x, b.op("ConstantOfShape", b.ints(4, 4, 1, 1), value=ONE)),
     ],
 )
-def test_what_may_not_stay_finite_cannot_grow(grow: Grow) -> None:
+def test_what_would_not_stay_exact_cannot_grow(grow: Grow) -> None:
     b, x = start(4)
     _, channels = look(b, b.conv(grow(b, x), 4, 1))
     assert not of(channels, x).frozen
