@@ -297,7 +297,7 @@ def first_conv_scaled(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
 
 
 def test_a_model_that_amplifies_rounding_is_no_false_alarm(real_models: tuple[Path, ...], tmp_path: Path) -> None:
-    """BlazeFace on bright scenes: none and all agree by luck, and one more rounding moves the output 30 times as far."""
+    """BlazeFace on bright scenes: none and all agree by luck, one more rounding moves the output 30 times as far."""
     from graphopt import Options, optimize
 
     (path,) = [path for path in real_models if path.name.startswith("face_detection")]

@@ -112,6 +112,18 @@ def test_scan_edit_apply(run, small_model: Path, tmp_path: Path) -> None:
     assert set(groups) <= {1}
 
 
+def test_a_plan_with_protected_parts_replays(run, small_model: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    protect = ("--allow", "retrain", "--protect", "we", "--protect", "p*")
+    done = run("optimize", small_model, *T, *protect, "-o", first, "--no-verify", "--json")
+    assert done.exit_code == 0, done.stderr
+    digest = json.loads(done.stdout)["plan_digest"]
+    again = run("apply", small_model, tmp_path / "first.plan.toml", "-o", second, "--no-verify", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)["plan_digest"] == digest
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_explain_says_what_fired_and_what_did_not(run, small_model: Path) -> None:
     values = json.loads(run("explain", small_model, "--json").stdout)
     rules = {rule["rule"]: rule for rule in values["rules"]}
