@@ -20,7 +20,7 @@ for all samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,6 @@ from graphopt.errors import VerificationError
 from graphopt.verification.session import Model, Session
 from graphopt.verification.tally import OutputDrift, Tally
 from graphopt.weights.calibration import Calibration, Indices
-
-BATCH = 16
-"""Samples in a batch where the model does not fix it."""
 
 _Run = tuple[int, Mapping[str, Any], Mapping[str, Any]]
 """Samples of a batch, the original's outputs, the rewritten model's."""
@@ -95,15 +92,16 @@ class Reference:
 
 
 def reference_outputs(
-    original: Model, calibration: Calibration, indices: Indices, *, batch_size: int = BATCH
+    original: Model, calibration: Calibration, indices: Sequence[int] | Indices, *, batch_size: int | None = None
 ) -> Reference:
-    """Run the original on the samples ``indices`` and keep what comes out.
+    """Run the original on the samples ``indices`` and keep what comes out; arguments as `measure_drift`.
 
     Raises:
         VerificationError: when the model does not load or run.
         ConfigError: when the samples do not fill one batch of the model, or cannot be read.
     """
     session = Session(original)
+    batch_size = batch_size or calibration.batch_size()
     batches = tuple(session.run(feed) for feed in calibration.batches(indices, batch_size))
     return Reference(np.asarray(indices, np.intp), batch_size, batches)
 
@@ -124,9 +122,16 @@ def drift_from(reference: Reference, rewritten: Model, calibration: Calibration)
 
 
 def measure_drift(
-    original: Model, rewritten: Model, calibration: Calibration, indices: Indices, *, batch_size: int = BATCH
+    original: Model,
+    rewritten: Model,
+    calibration: Calibration,
+    indices: Sequence[int] | Indices,
+    *,
+    batch_size: int | None = None,
 ) -> Drift:
     """Compare two models on the samples ``indices``, batch by batch, keeping no outputs.
+
+    ``batch_size`` is `Calibration.batch_size` where it is not given.
 
     Raises:
         VerificationError: when a model does not load or run, or the rewritten one lacks an output.
@@ -135,7 +140,7 @@ def measure_drift(
     first, second = Session(original), Session(rewritten)
 
     def runs() -> Iterator[_Run]:
-        for chunk in calibration.chunks(indices, batch_size):
+        for chunk in calibration.chunks(indices, batch_size or calibration.batch_size()):
             feed = calibration.take(chunk)
             yield len(chunk), first.run(feed), second.run(feed)
 

@@ -33,7 +33,6 @@ from graphopt.weights.calibration import Calibration, open_calibration
 Run = Callable[[Mapping[str, Array]], dict[str, Any]]
 
 LABELS: Final = ("label", "labels")
-BATCH: Final = 64
 _TOP: Final = 5
 
 
@@ -68,7 +67,7 @@ class LabelledData:
         """Measure the accuracy. Raises `VerificationError` or `ConfigError`."""
         session = Session(model)
         rows, best, in_top5, classes = 0, 0, 0, 0
-        for chunk in self.data.chunks(np.arange(self.data.count), BATCH):
+        for chunk in self.data.chunks(range(self.data.count), self.data.batch_size()):
             scores = self._scores(session.run(self.data.take(chunk)), len(chunk))
             rows, classes = rows + len(chunk), scores.shape[1]
             labels = self.labels[chunk][:, None]

@@ -29,6 +29,7 @@ InputTypes = Mapping[str, tuple[Shape | None, np.dtype[Any] | None]]
 """What a model wants: for each input its declared shape (no numbers where it is open) and element type."""
 
 Indices = npt.NDArray[np.intp]
+"""Numbers of samples, from 0."""
 
 UNPACKED_BYTES: Final = 256 << 20
 PIECE_BYTES: Final = 16 << 20
@@ -63,6 +64,11 @@ class ArraySource:
     dtypes: Mapping[str, np.dtype[Any]]
     ignored: tuple[str, ...]
     digest: str
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory that one sample takes as the model wants it."""
+        return sum(values[0].size * self.dtypes[name].itemsize for name, values in self.samples.items())
 
     def rows(self, indices: Indices) -> dict[str, Array]:
         """Return a copy of the samples ``indices`` by input name, and the constants."""

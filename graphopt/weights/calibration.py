@@ -6,7 +6,7 @@ decoded pixels); a batch of ``size`` samples takes ``size`` times the bytes of o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -22,6 +22,11 @@ from graphopt.weights.preprocess import bundled_presets, load_preprocess
 FEW: Final = 8
 """Held-out samples that `split` takes at least, where there are twice as many."""
 
+BATCH_BYTES: Final = 8 << 20
+"""What the inputs of a batch take where nobody says how many samples it has."""
+
+_LARGEST_BATCH: Final = 64
+
 __all__ = ["Calibration", "Indices", "InputTypes", "calibration_from_arrays", "open_calibration"]
 
 
@@ -35,6 +40,10 @@ class Source(Protocol):
     @property
     def ignored(self) -> tuple[str, ...]:
         """What was there and is no input."""
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory of one sample as the model wants it."""
 
     @property
     def digest(self) -> str:
@@ -71,11 +80,15 @@ class Calibration:
         """SHA-256 of the inputs' content (and of how images are prepared), hexadecimal."""
         return self.source.digest
 
-    def take(self, indices: Indices) -> dict[str, Array]:
+    def batch_size(self, limit_bytes: int = BATCH_BYTES) -> int:
+        """Samples in a batch whose inputs keep within ``limit_bytes`` (1 to 64); the model's own where it fixes one."""
+        return self.batch or min(_LARGEST_BATCH, max(1, limit_bytes // max(1, self.source.sample_bytes)))
+
+    def take(self, indices: Sequence[int] | Indices) -> dict[str, Array]:
         """Return the samples ``indices`` as one batch by input name. Raises :class:`ConfigError` as `batches`."""
         return self.source.rows(np.asarray(indices, np.intp))
 
-    def chunks(self, indices: Indices, size: int) -> Iterator[Indices]:
+    def chunks(self, indices: Sequence[int] | Indices, size: int) -> Iterator[Indices]:
         """Cut ``indices`` into batches without reading anything; see `batches`. Raises :class:`ConfigError`."""
         indices = np.asarray(indices, np.intp)
         if self.batch is not None:
@@ -86,7 +99,7 @@ class Calibration:
         for start in range(0, len(indices), max(1, size)):
             yield indices[start : start + max(1, size)]
 
-    def batches(self, indices: Indices, size: int) -> Iterator[Mapping[str, Array]]:
+    def batches(self, indices: Sequence[int] | Indices, size: int) -> Iterator[Mapping[str, Array]]:
         """Yield the samples ``indices`` in order, read when asked for.
 
         Args:

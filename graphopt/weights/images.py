@@ -86,6 +86,11 @@ class ImageSource:
         """Nothing: other files in the folder are no business of ours."""
         return ()
 
+    @property
+    def sample_bytes(self) -> int:
+        """Memory that one sample takes as the model wants it."""
+        return self.format.height * self.format.width * self.format.channels * self.format.dtype.itemsize
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the pictures' bytes in order, and of how they are prepared; reads every file once."""
@@ -169,14 +174,12 @@ def image_format(name: str, shape: Shape | None, dtype: np.dtype[Any] | None, pr
 def _size(name: str, dims: Shape, sides: Sequence[Dim], preprocess: Preprocess) -> tuple[int, int]:
     sizes = []
     for axis, side in enumerate(sides):
-        said = preprocess.size[axis] if preprocess.size else None
-        if isinstance(side, int) and said is not None and side != said:
-            raise ConfigError(f"size is {list(preprocess.size or ())}, and input {name!r} is {_text(dims)}",
-                              file=preprocess.name)  # fmt: skip
-        size = side if isinstance(side, int) else said
-        if size is None:
+        if isinstance(side, int):
+            sizes.append(side)
+        elif preprocess.size is not None:
+            sizes.append(preprocess.size[axis])
+        else:
             raise _undecided(name, dims, preprocess, "size = [height, width]")
-        sizes.append(size)
     return sizes[0], sizes[1]
 
 

@@ -4,7 +4,7 @@
 
     summary = "..."                # optional: one sentence
     resize = "short-side"          # squash | short-side (then the centre is cut out) | letterbox (filled up)
-    size = [224, 224]              # height, width; only needed where the model leaves them open
+    size = [224, 224]              # height, width, where the model leaves them open (its own count else)
     crop_fraction = 0.875          # short-side only: share of the short side that is kept (224 of 256)
     pad_value = 114                # letterbox only: 0..255
     pad_at = "both-ends"           # letterbox only: both-ends | end (right and below)
@@ -58,7 +58,7 @@ class Preprocess:
         divide_by: what pixels (0..255) are divided by first.
         mean: taken off next; one number, or one for each channel.
         std: what is divided by last; likewise.
-        size: (height, width) in pixels where the file says so.
+        size: (height, width) in pixels where the model leaves them open.
         crop_fraction: share of the short side that is kept.
         pad_value: grey value that fills up.
         pad_at: where it fills up.

@@ -129,6 +129,7 @@ def test_a_split_is_a_split(count: int, share: float, seed: int, batch: int | No
     assert len(solve) >= size
     assert len(held_out) >= size
     assert len(held_out) % size == 0
+    assert next(len(chunk) for chunk in calibration.chunks(range(count), size)) == size
     assert len(held_out) >= min(8, count // 2, count - size) // size * size
     again = calibration.split(share, seed)
     assert np.array_equal(solve, again[0])
@@ -139,6 +140,13 @@ def test_the_seed_decides_what_is_held_out() -> None:
     calibration = calibration_from_arrays({"x": np.zeros((100, 1))}, {"x": ((None, 1), F32)})
     assert len(calibration.split(0.25, 0)[1]) == 25
     assert not np.array_equal(calibration.split(0.25, 0)[1], calibration.split(0.25, 1)[1])
+
+
+def test_a_batch_keeps_within_its_bytes() -> None:
+    types = {"x": ((None, 100), F32), "scale": ((), F32)}
+    calibration = calibration_from_arrays({"x": np.zeros((9, 100), np.uint8), "scale": np.ones(())}, types)
+    assert [calibration.batch_size(limit) for limit in (1, 800, 1199, 1 << 30)] == [1, 2, 2, 64]
+    assert calibration_from_arrays({"x": np.zeros((9, 2))}, {"x": ((3, 2), F32)}).batch_size(1) == 3
 
 
 def test_too_few() -> None:
