@@ -65,7 +65,7 @@ def fit(
         if found.error < best.error:
             best, lam = found, candidate
     if activation is not None and best.error > 0.0:
-        inverse = np.linalg.inv(ridge.penalised(lam))
+        inverse = np.linalg.inv(ridge.penalised(lam)).astype(np.float64)
         best = majorise(ridge, activation, best, wanted, offset, inverse)
     return best, before.error, bias if best is before else ridge.bias(best.weights, best.centre)
 

@@ -1,10 +1,11 @@
 """Ridge regression centred on the present weights, group by group.
 
-    min over W, c of  sum_n |Xc[n] W + c - T[n]|^2 + penalty |W - W0|^2,    Xc = X - mean(X),  penalty = lam * trace(Xc' Xc) / K
+    min over W, c of  sum_n |Xc[n] W + c - T[n]|^2 + penalty |W - W0|^2
+    Xc = X - mean(X),  penalty = lam * trace(Xc' Xc) / K
 
-with the solution  D = (Xc' Xc + penalty I)^-1 Xc' (R - mean(R)),  W = W0 + D,  c = mean(R),  R = T - Xc W0. Columns that
-never change (dead channels, padding) have a zero row in the Gram matrix: the penalty alone decides, and W keeps its value
-there. Rows stay in single precision, the Gram matrix is accumulated in double precision.
+with the solution  D = (Xc' Xc + penalty I)^-1 Xc' (R - mean(R)),  W = W0 + D,  c = mean(R)  for  R = T - Xc W0. Columns
+that never change (dead channels, padding) have a zero row in the Gram matrix: the penalty alone decides, and W keeps
+its value there. Rows stay in single precision, the Gram matrix is accumulated in double precision.
 """
 
 from __future__ import annotations
@@ -57,20 +58,20 @@ class Ridge:
     def penalised(self, lam: float) -> Doubles:
         """The Gram matrix with its penalty, shape (groups, columns, columns)."""
         penalty = lam * self._scale + _TINY
-        return self.gram + penalty[:, None, None] * np.eye(self.gram.shape[1])
+        return np.asarray(self.gram + penalty[:, None, None] * np.eye(self.gram.shape[1]))
 
     def predict(self, weights: Doubles, centre: Doubles, *, held_out: bool) -> Floats:
         """``Xc W + c`` on the rows to solve on, or on the held-out ones; shape (groups, n, outputs)."""
         here = self.rows[:, self.train :] if held_out else self.rows[:, : self.train]
-        return np.matmul(here, weights.astype(np.float32)) + centre.astype(np.float32)
+        return np.asarray(np.matmul(here, weights.astype(np.float32)) + centre.astype(np.float32))
 
     def centre(self, weights: Doubles, bias: Doubles) -> Doubles:
         """The bias as it reads on centred rows."""
-        return bias + self.mean @ weights
+        return np.asarray(bias + self.mean @ weights)
 
     def bias(self, weights: Doubles, centre: Doubles) -> Doubles:
         """The bias as it reads on the rows themselves."""
-        return centre - self.mean @ weights
+        return np.asarray(centre - self.mean @ weights)
 
     def new_centre(self, residual: Floats, centre: Doubles) -> Doubles:
         """The best centre after a step whose residual (target minus ``Xc W0 + centre``) was ``residual``."""

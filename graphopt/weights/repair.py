@@ -100,7 +100,7 @@ def repair(
     """
     if calibration.count < _FEWEST_SAMPLES:
         raise ConfigError(
-            f"{calibration.count} calibration samples are too few to repair weights; at least {_FEWEST_SAMPLES} would do"
+            f"{calibration.count} calibration samples are too few to repair weights; {_FEWEST_SAMPLES} would do"
         )
     job = _Job(original, rewritten, kept, calibration, seed, memory_limit_bytes)
     keys = [op.key for op in rewritten.ops()]

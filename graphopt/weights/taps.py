@@ -27,6 +27,8 @@ from graphopt.onnx_io.nodes import to_node
 _MOST_SAMPLES = 32
 _BATCH_BYTES = 96 << 20
 """A batch is as large as its wanted tensors allow within these."""
+_ODD = 7
+"""No model is made for batches of this size."""
 
 
 class Samples(Protocol):
@@ -86,12 +88,13 @@ class Stream:
             ModelError: when the model does not run.
         """
         wanted = list(dict.fromkeys(tensors))
+        cut: list[str] = []
         ops = _ancestors(self.graph, wanted, self._cut)
         from_cut = ops is not None
         if ops is None:  # something from before the cut: once more from the inputs
             ops = _ancestors(self.graph, wanted, {})
             assert ops is not None
-            target, cut = self._at, []
+            target = self._at
         else:
             target, cut = self._next_cut(self.graph.position(until))
             ops = {*ops, *(_ancestors(self.graph, cut, self._cut) or ())}
@@ -191,7 +194,8 @@ def _per_sample(graph: Graph, tensor: str) -> int | None:
     batch = next((s[0] for s in map(graph.static_shape, graph.inputs) if s), 1)
     if not shape or shape[0] != batch:
         return None
-    return math.prod(shape[1:])
+    elements: int = math.prod(shape[1:])
+    return elements
 
 
 def _ancestors(graph: Graph, tensors: Sequence[str], known: Mapping[str, Array]) -> set[str] | None:
@@ -307,15 +311,15 @@ def _info(graph: Graph, name: str, known: Mapping[str, Array], fixed: int | None
 
 
 def _fixed_batch(graph: Graph, samples: Samples) -> int | None:
-    """The batch size that the model wants, ``None`` where it takes any (found by trying two samples)."""
-    pair = next(iter(samples.batches(range(min(2, samples.count)), 2)))
-    length = next(iter(pair.values())).shape[0]
-    keys = _ancestors(graph, graph.outputs, {}) or set()
-    if length != 2:
+    """The batch size that the model wants, ``None`` where it takes any (found by trying an odd number of samples)."""
+    size = min(_ODD, samples.count)
+    feed = next(iter(samples.batches(range(samples.count), size)))
+    length = int(next(iter(feed.values())).shape[0])
+    if length != size:
         return length
+    keys = _ancestors(graph, graph.outputs, {}) or set()
     try:
-        run = _session(graph, keys, graph.outputs, {}, None)
-        answer = run(pair)
+        answer = _session(graph, keys, graph.outputs, {}, None)(feed)
     except ModelError:
         return 1
     return None if all(value.ndim and value.shape[0] == length for value in answer) else 1
