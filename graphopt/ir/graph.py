@@ -280,9 +280,7 @@ class Graph:
 def _topological(ops: list[Op]) -> list[Op]:
     """Return ``ops`` in a topological order that keeps the given one wherever it already is (stable)."""
     maker = {output: i for i, op in enumerate(ops) for output in op.outputs if output}
-    needs = [
-        {maker[t] for t in (*op.inputs, *op.captures) if t in maker and maker[t] != i} for i, op in enumerate(ops)
-    ]
+    needs = [{maker[t] for t in (*op.inputs, *op.captures) if t in maker and maker[t] != i} for i, op in enumerate(ops)]
     if all(max(need, default=-1) < i for i, need in enumerate(needs)):
         return ops
     readers: dict[int, list[int]] = {}
