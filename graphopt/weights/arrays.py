@@ -166,7 +166,7 @@ def check_arrays(arrays: Mapping[str, Array], inputs: InputTypes, *, file: str |
     samples, constants = _split_constants(arrays, inputs, file)
     digest = hashlib.sha256()
     for name in sorted(inputs):
-        digest.update(f"{name}|{dtypes[name].str}|{arrays[name].shape}|{name in constants}\n".encode())
+        digest.update(f"{name}|{dtypes[name].str}|{arrays[name].shape}\n".encode())
         _check_values(name, arrays[name], dtypes[name], file, digest)
     count = len(next(iter(samples.values())))
     fixed = {name: np.asarray(values, dtypes[name]) for name, values in constants.items()}

@@ -82,7 +82,9 @@ def test_probabilities_are_not_pushed_through_a_softmax_again() -> None:
 
 def test_rows_that_turn_out_to_be_logits_in_a_later_batch_are_logits() -> None:
     before, after = [[0.9, 0.1], [5.0, 1.0]], [[0.5, 0.5], [5.0, 1.0]]
-    assert one(before, after, batch=1).value == pytest.approx(kl(softmax(before[0]), softmax(after[0])) / 2)
+    mean = kl(softmax(before[0]), softmax(after[0])) / 2
+    assert one(before, after, batch=1).value == pytest.approx(mean)
+    assert one(before[::-1], after[::-1], batch=1).value == pytest.approx(mean)
 
 
 def test_huge_logits_do_not_overflow() -> None:
@@ -149,6 +151,7 @@ def test_values_that_are_not_finite() -> None:
     assert one([[1.0, -math.inf]], [[1.0, 0.0]]).value == math.inf
     same = one([[1.0, -math.inf, 1.0]], [[1.5, -math.inf, 1.0]])
     assert same.value == pytest.approx(0.5 / math.sqrt(2))
+    assert one([[1.0, math.nan]], [[1.0, math.nan]]).value == 0.0
 
 
 def test_another_shape_is_a_lost_batch() -> None:

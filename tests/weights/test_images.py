@@ -169,6 +169,13 @@ def test_models_with_whole_numbers_get_rounded_and_clipped_ones(dtype: Any, expe
     assert normalised(pixels, preprocess, ImageFormat(1, 3, "GRAY", True, np.dtype(dtype))).ravel().tolist() == expected
 
 
+def test_whole_numbers_are_rounded_not_cut_off() -> None:
+    pixels = np.array([3, 5, 7, 200], np.uint8).reshape(1, 1, 4, 1)
+    preprocess = Preprocess("p", "squash", "nearest", 4.0, (0.0,), (1.0,))
+    found = normalised(pixels, preprocess, ImageFormat(1, 4, "GRAY", True, np.dtype(np.int32)))
+    assert found.ravel().tolist() == [1, 1, 2, 50]
+
+
 def _columns(folder: Path, height: int, width: int) -> None:
     """A picture whose red is the column and whose green is the row."""
     pixels = np.zeros((height, width, 3), np.uint8)
