@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from graphopt.rewrites.activations import Activation
@@ -15,59 +17,100 @@ LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 UNCHANGED = "unchanged"
 
 
-def fit(
-    rows: Floats,
-    train: int,
-    wanted: Floats,
-    offset: Floats | None,
-    weights: Doubles,
-    bias: Doubles,
-    activation: Activation | None,
-    *,
-    intercept: bool = True,
-    tolerance: float = 0.0,
-) -> tuple[Fitted, float, Doubles]:
-    """Return the best weights found, the held-out error before, and the new bias.
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """What one op reads and what is wanted of it. The first ``train`` rows are solved on, the others choose.
 
-    Never worse: the present weights are among the candidates.
-
-    Args:
-        rows: what the op reads, shape (groups, n, columns); centred in place.
-        train: the first rows, to solve on; the others choose.
+    Attributes:
+        rows: what the op reads, shape (groups, n, columns).
+        train: number of rows to solve on.
         wanted: the original's values in front of the activation, shape (groups, n, outputs).
         offset: what is added to the op's output on the way there, or ``None``.
         weights: present weights, shape (groups, columns, outputs).
         bias: present bias, shape (groups, 1, outputs).
         activation: what follows, ``None`` for nothing that is known.
         intercept: whether the op can take a bias.
-        tolerance: an error that needs no repair.
     """
-    ridge = Ridge(rows, train, intercept=intercept)
-    centre = ridge.centre(weights, bias)
-    held = wanted[:, train:]
-    held_offset = 0.0 if offset is None else offset[:, train:]
 
-    def judged(weights: Doubles, centre: Doubles, method: str) -> Fitted:
-        predicted = ridge.predict(weights, centre, held_out=True) + held_offset
-        return Fitted(weights, centre, error(activation, predicted, held), method)
+    rows: Floats
+    train: int
+    wanted: Floats
+    offset: Floats | None
+    weights: Doubles
+    bias: Doubles
+    activation: Activation | None
+    intercept: bool = True
 
-    before = judged(weights, centre, UNCHANGED)
-    if before.error <= tolerance:
-        return before, before.error, bias
-    goal = wanted[:, :train] if offset is None else wanted[:, :train] - offset[:, :train]
-    scaled = judged(*_rescaled(ridge, weights, centre, goal), "rescaled")
-    residual = goal - ridge.predict(scaled.weights, scaled.centre, held_out=False)
-    right, middle = ridge.right(residual), ridge.new_centre(residual, scaled.centre)
-    best, lam = min(before, scaled, key=lambda one: one.error), LAMBDAS[-1]
+    def held_out(self, predicted: Floats) -> float:
+        """The error of predictions for the held-out rows (see `majorise.error`)."""
+        offset = 0.0 if self.offset is None else self.offset[:, self.train :]
+        return error(self.activation, predicted + offset, self.wanted[:, self.train :])
+
+    def goal(self) -> Floats:
+        """What the op itself should give on the rows to solve on."""
+        wanted = self.wanted[:, : self.train]
+        return wanted if self.offset is None else wanted - self.offset[:, : self.train]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """The best weights found.
+
+    Attributes:
+        weights: shape (groups, columns, outputs).
+        bias: shape (groups, 1, outputs).
+        method: how they were found, ``unchanged`` for the present ones.
+        before: held-out error of the present weights.
+        after: held-out error of these; never larger.
+    """
+
+    weights: Doubles
+    bias: Doubles
+    method: str
+    before: float
+    after: float
+
+
+def fit(problem: Problem, *, tolerance: float = 0.0, solve: bool = True) -> Fit:
+    """Return the best weights found; the present ones are among the candidates.
+
+    Args:
+        problem: the rows (centred in place) and what is wanted.
+        tolerance: an error that needs no repair.
+        solve: whether there is memory for a Gram matrix; without one, outputs are only scaled and shifted.
+    """
+    ridge = Ridge(problem.rows, problem.train, intercept=problem.intercept)
+    centre = ridge.centre(problem.weights, problem.bias)
+    before = _judged(problem, ridge, problem.weights, centre, UNCHANGED)
+    best = before
+    if before.error > tolerance:
+        goal = problem.goal()
+        scaled = _judged(problem, ridge, *_rescaled(ridge, problem.weights, centre, goal), "rescaled")
+        best = min(before, scaled, key=lambda one: one.error)
+        if solve:
+            best = _solved(problem, ridge, scaled, best, goal)
+    bias = problem.bias if best is before else ridge.bias(best.weights, best.centre)
+    return Fit(best.weights, bias, best.method, before.error, best.error)
+
+
+def _judged(problem: Problem, ridge: Ridge, weights: Doubles, centre: Doubles, method: str) -> Fitted:
+    return Fitted(weights, centre, problem.held_out(ridge.predict(weights, centre, held_out=True)), method)
+
+
+def _solved(problem: Problem, ridge: Ridge, prior: Fitted, best: Fitted, goal: Floats) -> Fitted:
+    """Least squares around ``prior`` with every penalty, then majorise-minimise from what does best."""
+    residual = goal - ridge.predict(prior.weights, prior.centre, held_out=False)
+    right, centre = ridge.right(residual), ridge.new_centre(residual, prior.centre)
+    lam = LAMBDAS[-1]
     for candidate in LAMBDAS:
         step = np.linalg.solve(ridge.penalised(candidate), right)
-        found = judged(scaled.weights + step, middle, "least-squares")
+        found = _judged(problem, ridge, prior.weights + step, centre, "least-squares")
         if found.error < best.error:
             best, lam = found, candidate
-    if activation is not None and best.error > 0.0:
-        inverse = np.linalg.inv(ridge.penalised(lam)).astype(np.float64)
-        best = majorise(ridge, activation, best, wanted, offset, inverse)
-    return best, before.error, bias if best is before else ridge.bias(best.weights, best.centre)
+    if problem.activation is None or best.error == 0.0:
+        return best
+    inverse = np.linalg.inv(ridge.penalised(lam)).astype(np.float64)
+    return majorise(ridge, problem.activation, best, problem.wanted, problem.offset, inverse)
 
 
 def _rescaled(ridge: Ridge, weights: Doubles, centre: Doubles, goal: Floats) -> tuple[Doubles, Doubles]:

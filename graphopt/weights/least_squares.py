@@ -40,8 +40,8 @@ class Ridge:
             self.mean[:] = 0.0
         rows -= self.mean.astype(np.float32)
         self.rows = rows
-        self.gram = self._product(rows)
-        self._scale = np.trace(self.gram, axis1=1, axis2=2) / self.gram.shape[1]
+        self._gram: Doubles | None = None
+        self._diagonal: Doubles | None = None
 
     def _product(self, right: Floats) -> Doubles:
         """``rows' right`` over the rows to solve on."""
@@ -56,9 +56,13 @@ class Ridge:
         return self._product(residual)
 
     def penalised(self, lam: float) -> Doubles:
-        """The Gram matrix with its penalty, shape (groups, columns, columns)."""
-        penalty = lam * self._scale + _TINY
-        return np.asarray(self.gram + penalty[:, None, None] * np.eye(self.gram.shape[1]))
+        """The Gram matrix with its penalty, shape (groups, columns, columns); good until the next call."""
+        if self._gram is None or self._diagonal is None:
+            self._gram = self._product(self.rows)
+            self._diagonal = np.einsum("gkk->gk", self._gram).copy()
+        penalty = lam * self._diagonal.mean(axis=1, keepdims=True) + _TINY
+        np.einsum("gkk->gk", self._gram)[:] = self._diagonal + penalty
+        return self._gram
 
     def predict(self, weights: Doubles, centre: Doubles, *, held_out: bool) -> Floats:
         """``Xc W + c`` on the rows to solve on, or on the held-out ones; shape (groups, n, outputs)."""

@@ -21,14 +21,14 @@ from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op, Weight
 from graphopt.rewrites.convs import fresh_name
-from graphopt.weights.fit import UNCHANGED, fit
-from graphopt.weights.linear import Doubles, Floats, Ints, with_weights
+from graphopt.weights.fit import UNCHANGED, Problem, fit
+from graphopt.weights.linear import Doubles, Ints, with_weights
 from graphopt.weights.taps import Samples, Stream
 from graphopt.weights.units import Unit, find_unit, is_changed
 
 Progress = Callable[[int, int, str], None]
 
-DEFAULT_MEMORY_BYTES = 2 << 30
+DEFAULT_MEMORY_BYTES = 3 << 30
 HEAD_SAMPLES = 256
 """Samples below which an op with one row per sample (the head above all) is left alone."""
 
@@ -39,6 +39,10 @@ _LEAST_ROWS = 8192
 _MOST_ROWS = 32768
 _ROWS_PER_COLUMN = 8
 _FEWEST_SAMPLES = 8
+_GRAM_COPIES = 3
+"""The Gram matrix, its factors, its inverse."""
+_OUTPUT_COPIES = 12
+"""Arrays of the size of the wanted values that exist at once while an op is fitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,52 +173,41 @@ class _Job:
             self._leave(unit.op, f"one row per sample: needs {HEAD_SAMPLES} samples, there are {self._count}")
             return False
         m = self._places(unit)
-        if m == 0 or linear.groups * linear.columns**2 * 8 * 4 > self._memory // 4:
-            self._leave(unit.op, f"{linear.columns} columns do not fit into the memory limit")
+        if m == 0:
+            self._leave(unit.op, f"rows of {linear.groups * linear.columns} numbers do not fit into the memory limit")
             return False
         rng = np.random.default_rng([self._seed, len(self.units)])
         picked = np.stack([rng.choice(linear.places, m, replace=False) for _ in range(self._count)])
         picked.sort(axis=1)
-        taken = self._take(unit, picked)
-        if isinstance(taken, str):
-            self._leave(unit.op, taken)
+        problem = self._take(unit, picked)
+        if isinstance(problem, str):
+            self._leave(unit.op, problem)
             return False
-        rows, offset, wanted = taken
-        found, before, bias = fit(
-            rows,
-            self._train * m,
-            wanted,
-            offset,
-            linear.matrix(),
-            linear.offsets(),
-            unit.activation,
-            intercept=linear.biased,
-            tolerance=_EXACT,
-        )
-        if before <= _EXACT:
+        solve = _GRAM_COPIES * 8 * linear.groups * linear.columns**2 <= self._memory // 4
+        found = fit(problem, tolerance=_EXACT, solve=solve)
+        if found.before <= _EXACT:
             return True
         changed = found.method != UNCHANGED
         note = "" if changed else "no candidate was better on held-out samples"
-        self.units.append(RepairedUnit(unit.op.key, found.method, before, found.error, changed, note))
+        if not solve:
+            note = f"{linear.columns} columns are too many to solve for within the memory limit"
+        self.units.append(RepairedUnit(unit.op.key, found.method, found.before, found.after, changed, note))
         if changed:
-            self._put(unit, found.weights, bias)
+            self._put(unit, found.weights, found.bias)
         return False
 
     def _places(self, unit: Unit) -> int:
         """Output positions to take of each sample, 0 when not even one fits into memory."""
         linear = unit.linear
-        per_row = 4 * (linear.groups * linear.columns + 8 * linear.channels)
+        per_row = 4 * (linear.groups * linear.columns + _OUTPUT_COPIES * linear.channels)
         most = self._memory // 4 // per_row
         wanted = min(max(_ROWS_PER_COLUMN * linear.columns, _LEAST_ROWS), _MOST_ROWS, most)
         if most < self._count:
             return 0
         return int(min(linear.places, max(1, -(-wanted // self._count)), most // self._count))
 
-    def _take(self, unit: Unit, picked: Ints) -> tuple[Floats, Floats | None, Floats] | str:
-        """Rows, what is added behind the op, and wanted values: shapes (groups, n, columns) and (groups, n, outputs).
-
-        The rows of held-out samples come last.
-        """
+    def _take(self, unit: Unit, picked: Ints) -> Problem | str:
+        """What the op reads now and what the original gave, at the ``picked`` positions; held-out samples come last."""
         linear, m = unit.linear, picked.shape[1]
         n, shape = self._count * m, (linear.groups, linear.outputs)
         rows = np.empty((linear.groups, n, linear.columns), np.float32)
@@ -239,10 +232,20 @@ class _Job:
             found = linear.answers(values[unit.target], picked[samples])
             wanted[np.ix_(self._rows_of(samples, m), there)] = found[:, source]
         grouped = [None if v is None else v.reshape(n, *shape).transpose(1, 0, 2) for v in (offset, wanted)]
-        if len(there) < linear.channels:
-            self._hold_padding(linear.matrix(), linear.offsets(), rows, grouped, there)
         assert grouped[1] is not None
-        return rows, grouped[0], grouped[1]
+        problem = Problem(
+            rows,
+            self._train * m,
+            grouped[1],
+            grouped[0],
+            linear.matrix(),
+            linear.offsets(),
+            unit.activation,
+            intercept=linear.biased,
+        )
+        if len(there) < linear.channels:
+            _hold_padding(problem, there)
+        return problem
 
     def _samples(self, start: int, values: Array) -> Ints | None:
         """Numbers of the samples of a batch; ``None`` when the tensor's first axis is not the batch."""
@@ -255,19 +258,6 @@ class _Job:
     def _rows_of(self, samples: Ints, m: int) -> Ints:
         return (self._rank[samples][:, None] * m + np.arange(m)).ravel()
 
-    def _hold_padding(
-        self, weights: Doubles, bias: Doubles, rows: Floats, grouped: list[Floats | None], there: Ints
-    ) -> None:
-        """New channels have no original: what is wanted of them is what they give."""
-        offset, wanted = grouped
-        assert wanted is not None
-        new = np.ones(wanted.shape[0] * wanted.shape[2], bool)
-        new[there] = False
-        now = np.matmul(rows, weights.astype(np.float32)) + bias.astype(np.float32)
-        now = now if offset is None else now + offset
-        where = new.reshape(wanted.shape[0], 1, wanted.shape[2])
-        np.copyto(wanted, now, where=where)
-
     def _put(self, unit: Unit, weights: Doubles, bias: Doubles) -> None:
         """Give the op its new weights, under new names: others may share the old ones."""
         linear, key = unit.linear, unit.op.key
@@ -279,6 +269,16 @@ class _Job:
         op = with_weights(linear, made[0].name, made[1].name if linear.biased else "")
         self.graph = self.graph.edited([Patch((key,), (op,), tuple(made))])
         self._after.swap(self.graph)
+
+
+def _hold_padding(problem: Problem, there: Ints) -> None:
+    """New channels have no original: what is wanted of them is what they give."""
+    groups, _, outputs = problem.wanted.shape
+    new = np.ones(groups * outputs, bool)
+    new[there] = False
+    now = np.matmul(problem.rows, problem.weights.astype(np.float32)) + problem.bias.astype(np.float32)
+    now = now if problem.offset is None else now + problem.offset
+    np.copyto(problem.wanted, now, where=new.reshape(groups, 1, outputs))
 
 
 def _constant(graph: Graph, name: str, values: Array) -> Weight:
