@@ -1,7 +1,8 @@
-"""Apply a plan: the only step that builds a new graph, and the only one that touches weights.
+"""Apply a plan: the only step that builds a new graph.
 
-Widths first, then the removed channels' means, then the sites, matched anew on the resized graph. Nothing is computed
-before the model is written: new weights are recipes until then.
+Widths first, then the sites, matched anew on the resized graph. Nothing is computed before the model is written: new
+weights are recipes until then. What is lossy carries first-method weights (composed kernels, cut columns), which
+`weights.repair` then fits to real samples.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from graphopt.catalog.rules import Rule
 from graphopt.errors import PlanError, did_you_mean
 from graphopt.ir.channels import Channels
 from graphopt.ir.graph import Graph, Patch
-from graphopt.ir.op import Array, Op
+from graphopt.ir.op import Op
 from graphopt.ir.resize import Selection, resize
 from graphopt.rewrites import is_site_rewrite
 from graphopt.rewrites.rewrite import Match, Refusal, SiteRewrite
 from graphopt.weights.importance import select
-from graphopt.weights.means import fold_means
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def apply_actions(
     channels: Channels,
     sites: Sequence[SiteAction],
     widths: Sequence[WidthAction],
-    inputs: Sequence[Mapping[str, Array]],
+    selections: Mapping[str, Selection] | None = None,
 ) -> Graph:
     """Return the rewritten graph.
 
@@ -52,12 +52,12 @@ def apply_actions(
         channels: its channel groups.
         sites: rules to apply.
         widths: new widths.
-        inputs: real samples for the means of removed channels; without any, they are not folded.
+        selections: which channels stay in each group of ``widths``; chosen by their weights where it is ``None``.
 
     Raises:
         PlanError: when a rule does not match where it should, or the widths do not let it.
     """
-    resized = _resized(graph, channels, widths, inputs) if widths else graph
+    resized = _resized(graph, channels, widths, selections) if widths else graph
     patches = []
     for action in sites:
         rewrite = action.rule.rewrite
@@ -68,10 +68,11 @@ def apply_actions(
 
 
 def _resized(
-    graph: Graph, channels: Channels, widths: Sequence[WidthAction], inputs: Sequence[Mapping[str, Array]]
+    graph: Graph, channels: Channels, widths: Sequence[WidthAction], selections: Mapping[str, Selection] | None
 ) -> Graph:
-    """Remove and pad channels; fold the means of what was removed."""
-    selections = select(graph, channels, {action.group: action.width for action in widths})
+    """Remove and pad channels."""
+    if selections is None:
+        selections = select(graph, channels, {action.group: action.width for action in widths})
     rules = {action.group: action.rule for action in widths}
     patch = resize(graph, channels, selections)
 
@@ -80,11 +81,7 @@ def _resized(
         groups = {group for tensor in tensors if tensor for group in channels.groups_of(tensor)}
         return "+".join(sorted({rules[group] for group in groups if group in rules}))
 
-    signed = replace(patch, add=tuple(replace(op, rule=by(op)) for op in patch.add))
-    resized = graph.edited([signed])
-    if inputs and any(len(s.keep) < channels.group(name).size for name, s in selections.items()):
-        resized = resized.edited([fold_means(graph, resized, channels, selections, inputs)])
-    return resized
+    return graph.edited([replace(patch, add=tuple(replace(op, rule=by(op)) for op in patch.add))])
 
 
 def _match(graph: Graph, rewrite: SiteRewrite, action: SiteAction) -> Match:

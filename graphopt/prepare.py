@@ -108,7 +108,7 @@ def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule
         scaling = [rule for rule in rules if rule.id == "scale-depth"]
         if not scaling:
             raise ConfigError("--depth-multiplier needs the rule scale-depth: add --rule scale-depth")
-        if min(options.depth_multipliers) < 1.0 and options.allow != "retrain":
+        if min(options.depth_multipliers) < 1.0 and options.allowed != "retrain":
             raise ConfigError("--depth-multiplier below 1 removes channels: add --allow retrain")
     return rules
 
@@ -126,7 +126,7 @@ def open_space(subject: Subject, rules: tuple[Rule, ...], catalog: Catalog, opti
     channels = channel_groups(subject.graph)
     protect = (*options.protect, *catalog.protected(options.packs))
     return build_space(
-        subject.graph, channels, subject.kernels, rules, allow=options.allow, protect=tuple(dict.fromkeys(protect))
+        subject.graph, channels, subject.kernels, rules, allow=options.allowed, protect=tuple(dict.fromkeys(protect))
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from graphopt.cost.estimate import Estimate
 from graphopt.ir.op import Safety
@@ -12,6 +12,11 @@ from graphopt.plan import Plan
 from graphopt.rewrites.rewrite import Refusal
 from graphopt.search.objective import Constraints, Objective
 from graphopt.verification import Verification
+
+if TYPE_CHECKING:  # these run onnxruntime in this process, which a job without real inputs never does
+    from graphopt.verification.drift import Drift
+    from graphopt.verification.evaluate import Evaluation
+    from graphopt.weights.repair import RepairedUnit
 
 OutcomeKind = Literal["optimized", "unchanged", "skipped", "failed"]
 DEFAULT_TARGET = "npu-32"
@@ -25,7 +30,7 @@ class Options:
     Attributes:
         target: name of a bundled target, or path of a target file; ``None`` is :data:`DEFAULT_TARGET`, or the plan's
             own target where a plan is applied.
-        allow: the least safe kind of change that may be made.
+        allow: the least safe kind of change that may be made; ``None`` is ``exact``, or ``repaired`` with calibration.
         packs: packs of rules in force.
         rules: ids of rules added to the packs' (``--rule``).
         no_rules: ids of rules taken out (``--no-rule``).
@@ -37,12 +42,17 @@ class Options:
         seed: of the search and of made-up verification inputs.
         max_evaluations: when the search stops at the latest (candidates priced).
         input_shapes: concrete shapes for dynamic inputs.
-        calibration: `.npz` with real inputs by input name; used for verification and for the removed channels' means.
+        calibration: real inputs without labels: an `.npz` or `.npy` by input name, or a folder of images. Lossy changes
+            are repaired on them, drift and proof measured.
+        preprocess: how images are prepared: a bundled preset, or a TOML file.
+        repair: whether weights are repaired where there is calibration data.
+        memory_limit_bytes: bound for what grows with the calibration samples; ``None`` is 2 GiB.
+        evaluate: labelled `.npz`, or ``module:function``: the metric before and after.
         verify: whether to run original and result against each other.
     """
 
     target: str | None = None
-    allow: Safety = "exact"
+    allow: Safety | None = None
     packs: tuple[str, ...] = ("default",)
     rules: tuple[str, ...] = ()
     no_rules: tuple[str, ...] = ()
@@ -55,7 +65,16 @@ class Options:
     max_evaluations: int = 200_000
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     calibration: str | None = None
+    preprocess: str | None = None
+    repair: bool = True
+    memory_limit_bytes: int | None = None
+    evaluate: str | None = None
     verify: bool = True
+
+    @property
+    def allowed(self) -> Safety:
+        """The least safe kind of change that may be made."""
+        return self.allow or ("repaired" if self.calibration and self.repair else "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +165,10 @@ class OptimizeResult:
         safety: what the changes promise together (the least safe of them).
         changes: the decisions that changed something, best first.
         front: Pareto front met on the way (latency, peak memory, parameters).
-        verification: the proof, ``None`` when it was not asked for.
+        verification: the proof, ``None`` when it was not asked for, or where ``drift`` says more.
+        drift: distance of a lossy result's outputs on calibration samples that no solve has seen.
+        repaired: what became of each op whose weights were fitted, in order.
+        evaluation: the metric before and after, where labels or a function were given.
         capacity_kept: share of the original's channels that are still there, averaged over the groups by parameters.
         refusals: what was refused where and why.
         notes: sentences that the reader should see (normalising skipped, batch size assumed, bound not reached).
@@ -165,6 +187,9 @@ class OptimizeResult:
     changes: tuple[Change, ...] = ()
     front: tuple[FrontPoint, ...] = ()
     verification: Verification | None = None
+    drift: Drift | None = None
+    repaired: tuple[RepairedUnit, ...] = ()
+    evaluation: tuple[Evaluation, Evaluation] | None = None
     capacity_kept: float = 1.0
     refusals: tuple[RuleRefusal, ...] = ()
     notes: tuple[str, ...] = ()

@@ -97,6 +97,6 @@ def test_outputs_stay(name: str, rule: str, real_models: tuple[Path, ...], tmp_p
     if not fired:
         pytest.skip(f"{rule} finds no place in {name}")
     out = tmp_path / "out.onnx"
-    save(apply_actions(space.graph, space.channels, sites, widths, ()), out)
+    save(apply_actions(space.graph, space.channels, sites, widths), out)
     proof = verify(known[name], out, input_shapes=MODELS[name])
     assert proof.verdict == "equal", proof.reason

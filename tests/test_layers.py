@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"weights"}),
     frozenset({"apply", "verification"}),
     frozenset({"results"}),
-    frozenset({"prepare"}),
+    frozenset({"prepare", "real_data"}),
     frozenset({"decide"}),
     frozenset({"outputs"}),
     frozenset({"pipeline"}),

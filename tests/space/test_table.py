@@ -66,7 +66,7 @@ def check_prices(model: Path, options: Options, count: int) -> None:
     shared = len({cut.weight for cut in space.channels.weights}) < len(space.channels.weights)
     for row in random_candidates(table, seed=7, count=count):
         sites, widths, _ = actions_of(space, table, row)
-        graph = apply_actions(space.graph, space.channels, sites, widths, ())
+        graph = apply_actions(space.graph, space.channels, sites, widths)
         real = estimate(graph, target)
         price = table.evaluate(row[None])[:, 0]
         assert price[LATENCY] == pytest.approx(real.latency_us, rel=1e-9)

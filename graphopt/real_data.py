@@ -1,0 +1,107 @@
+"""What real inputs make possible: channels chosen by what they do, weights repaired, drift measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.ir.channels import Channels
+from graphopt.ir.graph import Graph
+from graphopt.ir.op import Array
+from graphopt.ir.resize import Selection
+from graphopt.results import Options
+from graphopt.verification.drift import Drift, measure_drift
+from graphopt.verification.interface import input_types, read_interface
+from graphopt.weights.calibration import Calibration, Indices, open_calibration
+from graphopt.weights.choose import select_channels
+from graphopt.weights.kept import kept_positions
+from graphopt.weights.repair import DEFAULT_MEMORY_BYTES, Progress, Repaired, repair
+
+HELD_OUT = 0.25
+"""Share of the calibration samples that no solve ever sees: drift is measured on them."""
+
+PROOF_SAMPLES = 4
+"""Real samples that an exact plan is proved on, their neighbours left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Some of the samples of a calibration set, as `weights` reads them."""
+
+    calibration: Calibration
+    indices: Indices
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self.indices)
+
+    def batches(self, indices: Sequence[int] | Indices, size: int) -> Iterator[Mapping[str, Array]]:
+        """Yield samples in batches; see :meth:`Calibration.batches`."""
+        return self.calibration.batches(self.indices[list(indices)], size)
+
+
+@dataclass(frozen=True, slots=True)
+class RealData:
+    """Calibration samples for one model, divided once.
+
+    Attributes:
+        calibration: all samples.
+        solve: what channels are chosen and weights are solved on.
+        held_out: indices of the others.
+        seed: of the division and of everything drawn later.
+        memory_limit_bytes: what may grow with the samples.
+    """
+
+    calibration: Calibration
+    solve: Subset
+    held_out: Indices
+    seed: int
+    memory_limit_bytes: int
+
+    def select(self, graph: Graph, channels: Channels, widths: Mapping[str, int]) -> dict[str, Selection]:
+        """Return which channels stay, for each group that gets another width."""
+        return select_channels(
+            graph, channels, widths, self.solve, seed=self.seed, memory_limit_bytes=self.memory_limit_bytes
+        )
+
+    def repair(
+        self,
+        original: Graph,
+        rewritten: Graph,
+        channels: Channels,
+        selections: Mapping[str, Selection],
+        progress: Progress | None = None,
+    ) -> Repaired:
+        """Fit the weights of ``rewritten`` to what ``original`` computes."""
+        return repair(
+            original,
+            rewritten,
+            kept_positions(channels, selections),
+            self.solve,
+            seed=self.seed,
+            memory_limit_bytes=self.memory_limit_bytes,
+            progress=progress,
+        )
+
+    def drift(self, original: Path, rewritten: Path) -> Drift:
+        """Measure the drift on the samples that no solve has seen."""
+        return measure_drift(original, rewritten, self.calibration, self.held_out)
+
+    def proof_inputs(self) -> dict[str, Array]:
+        """A few samples to prove an exact plan on."""
+        return self.calibration.take(self.held_out[:PROOF_SAMPLES])
+
+
+def open_real_data(model: Path, path: str, options: Options) -> RealData:
+    """Open the calibration data at ``path``.
+
+    Raises:
+        ConfigError: when the data cannot be read or does not fit the model.
+    """
+    inputs = input_types(read_interface(model))
+    calibration = open_calibration(path, inputs, preprocess=options.preprocess)
+    solve, held_out = calibration.split(HELD_OUT, options.seed)
+    limit = options.memory_limit_bytes or DEFAULT_MEMORY_BYTES
+    return RealData(calibration, Subset(calibration, solve), held_out, options.seed, limit)
