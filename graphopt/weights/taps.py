@@ -56,6 +56,8 @@ class Stream:
     Attributes:
         graph: the model as it is now.
         count: number of samples that are used (whole batches, where the model fixes its batch size).
+        place: how many ops lie before the cut.
+        cut: the tensors alive there, all samples; read-only.
         batch: the batch size that the model fixes, `None` where it takes any.
     """
 
@@ -63,8 +65,8 @@ class Stream:
         self.graph = graph
         self._samples = samples
         self._cache_bytes = cache_bytes
-        self._at = 0
-        self._cut: dict[str, Array] = {}
+        self.place = 0
+        self.cut: dict[str, Array] = {}
         self._fixed = self.batch = _fixed_batch(graph, samples)
         self.count = samples.count // (self._fixed or 1) * (self._fixed or 1)
         self._bytes = _cut_bytes(graph)
@@ -89,18 +91,18 @@ class Stream:
         """
         wanted = list(dict.fromkeys(tensors))
         cut: list[str] = []
-        ops = _ancestors(self.graph, wanted, self._cut)
+        ops = _ancestors(self.graph, wanted, self.cut)
         from_cut = ops is not None
         if ops is None:  # something from before the cut: once more from the inputs
             ops = _ancestors(self.graph, wanted, {})
             assert ops is not None
-            target = self._at
+            target = self.place
         else:
             target, cut = self._next_cut(self.graph.position(until))
-            ops = {*ops, *(_ancestors(self.graph, cut, self._cut) or ())}
+            ops = {*ops, *(_ancestors(self.graph, cut, self.cut) or ())}
         per_sample = sum(4 * (self.per_sample(tensor) or 1) for tensor in {*wanted, *cut})
         size = self._fixed or max(1, min(_MOST_SAMPLES, _BATCH_BYTES // max(per_sample, 1)))
-        known = self._cut if from_cut else {}
+        known = self.cut if from_cut else {}
         made = [tensor for tensor in dict.fromkeys((*wanted, *cut)) if tensor not in known]
         run = _session(self.graph, ops, made, known, self._fixed)
         kept: dict[str, Array] | None = {} if cut else None
@@ -114,7 +116,7 @@ class Stream:
             yield start, {tensor: values[tensor] for tensor in wanted}
             start += length
         if kept is not None:
-            self._at, self._cut = target, kept
+            self.place, self.cut = target, kept
 
     def _feeds(self, size: int, known: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
         if not known:
@@ -126,10 +128,10 @@ class Stream:
     def _next_cut(self, until: int) -> tuple[int, list[str]]:
         """The last place up to ``until`` where the cut fits, and its tensors; the present place and none if there
         is none after it."""
-        for place in range(until, self._at, -1):
+        for place in range(until, self.place, -1):
             if self._bytes[place] * self.count <= self._cache_bytes:
                 return place, _alive(self.graph, place)
-        return self._at, []
+        return self.place, []
 
 
 def _store(kept: dict[str, Array], values: Mapping[str, Array], start: int, length: int, count: int) -> bool:
