@@ -251,7 +251,7 @@ class _Draft:
         graph, channels = self.job.subject.graph, self.job.space.channels
         selections = data.select(graph, channels, {action.group: action.width for action in self.widths})
         rewritten = apply_actions(graph, channels, self._sites, self.widths, selections)
-        return data.repair(graph, rewritten, channels, selections, progress)
+        return data.repair(graph, rewritten, channels, selections, progress=progress)
 
     def result(self) -> OptimizeResult:
         """Tell about it, before anything is written."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from graphopt.ir.channels import Channels
 from graphopt.ir.graph import Graph
@@ -72,9 +74,11 @@ class RealData:
         rewritten: Graph,
         channels: Channels,
         selections: Mapping[str, Selection],
+        *,
+        only: Collection[str] | None = None,
         progress: Progress | None = None,
     ) -> Repaired:
-        """Fit the weights of ``rewritten`` to what ``original`` computes."""
+        """Fit the weights of ``rewritten`` (all, or of the ops ``only``) to what ``original`` computes."""
         return repair(
             original,
             rewritten,
@@ -82,7 +86,17 @@ class RealData:
             self.solve,
             seed=self.seed,
             memory_limit_bytes=self.memory_limit_bytes,
+            only=only,
             progress=progress,
+        )
+
+    def limited(self, solve: int, held_out: int) -> RealData:
+        """The same with fewer samples, drawn at random, for measurements that are made often."""
+        rng = np.random.default_rng([self.seed, 1])
+        return replace(
+            self,
+            solve=Subset(self.calibration, _some(self.solve.indices, solve, rng)),
+            held_out=_some(self.held_out, held_out, rng),
         )
 
     def drift(self, original: Path, rewritten: Path) -> Drift:
@@ -92,6 +106,11 @@ class RealData:
     def proof_inputs(self) -> dict[str, Array]:
         """A few samples to prove an exact plan on."""
         return self.calibration.take(self.held_out[:PROOF_SAMPLES])
+
+
+def _some(indices: Indices, count: int, rng: np.random.Generator) -> Indices:
+    """At most ``count`` of ``indices``, ascending."""
+    return indices if len(indices) <= count else np.sort(rng.choice(indices, count, replace=False))
 
 
 def open_real_data(model: Path, path: str, options: Options) -> RealData:

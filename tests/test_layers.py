@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"apply", "verification"}),
     frozenset({"results"}),
     frozenset({"prepare", "real_data"}),
+    frozenset({"sensitivity"}),
     frozenset({"decide"}),
     frozenset({"outputs"}),
     frozenset({"pipeline"}),

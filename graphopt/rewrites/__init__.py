@@ -2,6 +2,7 @@
 
 from typing import TypeGuard
 
+from graphopt.rewrites.curate_widths import CurateWidths
 from graphopt.rewrites.fold_space_to_depth_stem import FoldSpaceToDepthStem
 from graphopt.rewrites.fuse_inverted_bottleneck import FuseInvertedBottleneck
 from graphopt.rewrites.merge_linear_convs import MergeLinearConvs
@@ -12,6 +13,7 @@ from graphopt.rewrites.swap_depthwise_for_dense import SwapDepthwiseForDense
 from graphopt.rewrites.swap_depthwise_for_grouped import SwapDepthwiseForGrouped
 
 REWRITES: tuple[Rewrite, ...] = (
+    CurateWidths(),
     FoldSpaceToDepthStem(),
     FuseInvertedBottleneck(),
     MergeLinearConvs(),

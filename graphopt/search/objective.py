@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.space.table import INVALID, LATENCY, MACS, PARAMETER_BYTES, Candidates, CostTable
+from graphopt.space.table import DRIFT, INVALID, LATENCY, MACS, PARAMETER_BYTES, Candidates, CostTable
 
 Objective = Literal["latency", "peak-memory", "parameters"]
 
@@ -22,12 +22,16 @@ _CHANGE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """Upper bounds that the result must keep; ``None`` is no bound."""
+    """Upper bounds that the result must keep; ``None`` is no bound.
+
+    ``drift`` is bound where its parts add up: the KL divergence, or the square of a relative L2 distance.
+    """
 
     latency_us: float | None = None
     peak_bytes: int | None = None
     parameter_bytes: int | None = None
     macs: int | None = None
+    drift: float | None = None
 
 
 class Scorer:
@@ -54,6 +58,7 @@ class Scorer:
                 (LATENCY, constraints.latency_us),
                 (PARAMETER_BYTES, constraints.parameter_bytes),
                 (MACS, constraints.macs),
+                (DRIFT, constraints.drift),
             )
             if bound is not None
         ]

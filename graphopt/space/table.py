@@ -33,10 +33,10 @@ Candidates = npt.NDArray[np.int64]
 
 Metrics = npt.NDArray[np.float64]
 
-LATENCY, MACS, PARAMETER_BYTES, DRAM_BYTES, INVALID = range(5)
-"""Rows of a factor's table. ``INVALID`` counts combinations that must not be."""
+LATENCY, MACS, PARAMETER_BYTES, DRAM_BYTES, INVALID, DRIFT = range(6)
+"""Rows of a factor's table. ``INVALID`` counts combinations that must not be; ``DRIFT`` adds up measured drifts."""
 
-METRICS = 5
+METRICS = 6
 
 MAX_ENTRIES = 1_000_000
 """Entries of one factor's table at most."""
@@ -145,6 +145,15 @@ class CostTable:
         """Peak activation memory of candidates (largest live set, bytes), shape (candidates,)."""
         return self.memory.peak_bytes(candidates)
 
+    def with_drift(self, drift: Mapping[int, npt.NDArray[np.float64]]) -> CostTable:
+        """Return the table with what each option of some variables was measured to add to the drift."""
+        factors = list(self.factors)
+        for variable in sorted(drift):
+            table = np.zeros((METRICS, len(drift[variable])))
+            table[DRIFT] = drift[variable]
+            factors.append(Factor((variable,), (np.arange(len(drift[variable])),), table))
+        return CostTable(self.variables, factors, self.constant, self.memory, self.gates)
+
     def default(self) -> Candidates:
         """The candidate that changes as little as the knobs allow, shape (variables,)."""
         start = np.zeros(len(self.variables), np.int64)
@@ -236,7 +245,7 @@ class _Compiler:
 
         load = workload(kernel, graph, shape_of)
         cost = price(load, self.target)
-        rows = (cost.latency_us, cost.macs, load.parameter_bytes(self.target), cost.dram_bytes, 0)
+        rows = (cost.latency_us, cost.macs, load.parameter_bytes(self.target), cost.dram_bytes, 0, 0)
         table = np.stack([np.broadcast_to(np.asarray(row, float), grid.shape).ravel() for row in rows])
         self._add_factor(grid, table, when)
 

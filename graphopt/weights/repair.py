@@ -11,7 +11,7 @@ for its Gram matrix and what is solved with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,7 @@ def repair(
     *,
     seed: int = 0,
     memory_limit_bytes: int = DEFAULT_MEMORY_BYTES,
+    only: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> Repaired:
     """Return ``rewritten`` with its weights fitted to ``original``.
@@ -96,6 +97,7 @@ def repair(
         calibration: samples to solve and to choose on. A fifth of them is held out for choosing.
         seed: of the held-out samples and the picked positions. Same seed, same weights, in any process.
         memory_limit_bytes: see the module's docstring.
+        only: keys of the ops to repair, where not all that are touched should be; nothing is looked at after the last.
         progress: called with (ops done, ops to do, the op).
 
     Raises:
@@ -108,6 +110,8 @@ def repair(
         )
     job = _Job(original, rewritten, kept, calibration, seed, memory_limit_bytes)
     keys = [op.key for op in rewritten.ops()]
+    if only is not None:
+        keys = keys[: 1 + max((keys.index(key) for key in only), default=-1)]
     linear = [key for key in keys if rewritten.op(key).op_type in ("Conv", "Gemm", "MatMul")]
     done = 0
     for key in keys:
@@ -115,7 +119,7 @@ def repair(
             if progress is not None:
                 progress(done, len(linear), key)
             done += 1
-        job.visit(key)
+        job.visit(key, repairable=only is None or key in only)
     if progress is not None:
         progress(len(linear), len(linear), "")
     return Repaired(job.graph, tuple(job.units), tuple(job.notes))
@@ -149,13 +153,13 @@ class _Job:
         self._rank = np.argsort(order)
         self._train = self._count - max(2, round(_HELD_OUT * self._count))
 
-    def visit(self, key: str) -> None:
-        """Repair the op where it was touched, and say whether its outputs still are."""
+    def visit(self, key: str, *, repairable: bool) -> None:
+        """Repair the op where it was touched (and is ``repairable``), and say whether its outputs still are."""
         op = self.graph.op(key)
         same = not is_changed(self._original, self.graph, op)
         if self._exact.intersection(op.outputs) or (same and self._touched.isdisjoint((*op.inputs, *op.captures))):
             return
-        unit = find_unit(self._original, self.graph, op, self._kept)
+        unit = find_unit(self._original, self.graph, op, self._kept) if repairable else None
         if isinstance(unit, Unit) and self._repair(unit):
             self._exact.add(unit.target)
             return

@@ -29,6 +29,7 @@ def ids(rules: tuple[object, ...]) -> list[str]:
 def test_what_ships(catalog: Catalog) -> None:
     assert set(catalog.packs) == {"default", "edge-npu", "exact"}
     assert set(catalog.cards) == {
+        "curate-widths",
         "fold-space-to-depth-stem",
         "fuse-inverted-bottleneck",
         "merge-linear-convs",
@@ -84,7 +85,7 @@ def test_parameters_given_by_the_caller(catalog: Catalog) -> None:
     ("asked", "message"),
     [
         ({"packs": ["defualt"]}, "no pack 'defualt' (nearest: default, exact); known: default, edge-npu, exact"),
-        ({"rules": ["scale-deth"]}, "no rule 'scale-deth' (nearest: scale-depth)"),
+        ({"rules": ["scale-deth"]}, "no rule 'scale-deth' (nearest: scale-depth, "),
         ({"no_rules": ["nonsense-*"]}, "no rule 'nonsense-*'"),
         ({"params": {"scale": {}}}, "no rule 'scale' (nearest: scale-depth)"),
     ],
