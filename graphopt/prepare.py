@@ -102,7 +102,13 @@ def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule
     Raises:
         ConfigError: when a rule, pack or parameter is unknown, or a depth multiplier was asked for and is not allowed.
     """
-    params = {"scale-depth": {"multipliers": options.depth_multipliers}} if options.depth_multipliers else {}
+    params: dict[str, dict[str, object]] = {}
+    if options.depth_multipliers:
+        params["scale-depth"] = {"multipliers": options.depth_multipliers}
+    if options.max_drift is not None:
+        if options.calibration is None:
+            raise ConfigError("--max-drift measures on real inputs: add --calibration PATH")
+        params["curate-widths"] = {"enabled": True}
     rules = catalog.rules_in_force(target.properties, options.packs, options.rules, options.no_rules, params)
     if options.depth_multipliers:
         scaling = [rule for rule in rules if rule.id == "scale-depth"]

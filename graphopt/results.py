@@ -46,6 +46,9 @@ class Options:
             are repaired on them, drift and proof measured.
         preprocess: how images are prepared: a bundled preset, or a TOML file.
         repair: whether weights are repaired where there is calibration data.
+        max_drift: bound for the drift on held-out samples (see `verification.drift`); every decision's drift is measured
+            first, and every curated width is on offer.
+        cache: folder for measured drifts; the user's cache folder where it is ``None``.
         memory_limit_bytes: bound for what grows with the calibration samples; ``None`` is 2 GiB.
         evaluate: labelled `.npz`, or ``module:function``: the metric before and after.
         verify: whether to run original and result against each other.
@@ -67,6 +70,8 @@ class Options:
     calibration: str | None = None
     preprocess: str | None = None
     repair: bool = True
+    max_drift: float | None = None
+    cache: str | None = None
     memory_limit_bytes: int | None = None
     evaluate: str | None = None
     verify: bool = True

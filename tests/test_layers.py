@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"prepare", "real_data"}),
     frozenset({"sensitivity"}),
     frozenset({"decide"}),
-    frozenset({"outputs"}),
+    frozenset({"draft"}),
     frozenset({"pipeline"}),
     frozenset({"zoo", "report"}),
     frozenset({"cli"}),

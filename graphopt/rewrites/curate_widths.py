@@ -1,7 +1,7 @@
 """Channels -> any multiple of the target's parallelism between a fifth and one and a half times as many.
 
-The articles' curated search space: a handful of sizes that suit the chip for every layer (AOWS searches 20 % to 150 % of
-the original in steps). A search for latency alone would cut every width to the smallest, so these are on offer only
+The articles' curated search space: a handful of sizes that suit the chip for every layer (AOWS searches 20 % to 150 %
+of the original, in steps). A search for latency alone would cut every width to the smallest, so these are on offer only
 where something prices what is lost: a drift budget.
 """
 

@@ -1,0 +1,219 @@
+"""One model with its priced space, a candidate applied to it, and its delivery: repaired, proved, written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphopt.apply import apply_actions
+from graphopt.cost.estimate import Estimate
+from graphopt.cost.estimate import estimate as estimate_graph
+from graphopt.decide import (
+    actions_of,
+    capacity_kept,
+    changes_of,
+    decisions_of,
+    extend_widths,
+    notes_of,
+    plan_of,
+    planned_rules,
+    why_unchanged,
+)
+from graphopt.ir.graph import Graph
+from graphopt.onnx_io.save import save
+from graphopt.outputs import staged
+from graphopt.plan import Plan, plan_to_toml
+from graphopt.prepare import Subject, find_catalog, find_rules, open_space, open_subject
+from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, RuleRefusal
+from graphopt.space.table import Candidates, CostTable, compile_table
+from graphopt.verification import verify
+from graphopt.verification.interface import input_types, read_interface
+from graphopt.version import __version__
+
+if TYPE_CHECKING:
+    from graphopt.real_data import RealData
+    from graphopt.verification.drift import Drift
+    from graphopt.verification.evaluate import Evaluator
+    from graphopt.weights.repair import Repaired
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, all, what) during the long parts of a job."""
+
+
+class Job:
+    """One model with its priced space, and the real data to judge it by.
+
+    Attributes:
+        options: as the user gave them.
+        subject: the model.
+        rules: the rules in force, or the plan's.
+        space: the decisions.
+        table: their prices.
+        data: calibration samples, ``None`` where none were given.
+        evaluator: the user's metric, ``None`` where none was given.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        options: Options,
+        *,
+        original: Graph | None = None,
+        subject: Subject | None = None,
+        plan: Plan | None = None,
+    ) -> None:
+        """Open ``model``, or take what is open already. With a ``plan`` its rules count, and its widths are on offer."""
+        catalog = find_catalog(options)
+        self.options = options
+        self.subject = subject or open_subject(
+            model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes, original=original
+        )
+        if plan is None:
+            self.rules = find_rules(catalog, self.subject.target, options)
+            self.space = open_space(self.subject, self.rules, catalog, options)
+        else:
+            self.rules = planned_rules(plan)
+            self.space = extend_widths(open_space(self.subject, self.rules, catalog, options), plan)
+        self.data = _real_data(self.subject, options)
+        self.evaluator = _evaluator(self.subject, options)
+        self.table: CostTable = compile_table(self.space, self.subject.target)
+
+    @property
+    def refusals(self) -> tuple[RuleRefusal, ...]:
+        """What was refused, in the results' words."""
+        return tuple(RuleRefusal(one.rule, one.refusal) for one in self.space.refused)
+
+
+def _real_data(subject: Subject, options: Options) -> RealData | None:
+    """The calibration data, if some was named. (Imported here: it runs onnxruntime in this process.)"""
+    if options.calibration is None:
+        return None
+    from graphopt.real_data import open_real_data
+
+    return open_real_data(subject.path, options.calibration, options)
+
+
+def _evaluator(subject: Subject, options: Options) -> Evaluator | None:
+    """The metric, if one was named."""
+    if options.evaluate is None:
+        return None
+    from graphopt.verification.evaluate import open_evaluator
+
+    return open_evaluator(options.evaluate, input_types(read_interface(subject.path)))
+
+
+class Draft:
+    """A candidate applied: the new graph and its estimate, nothing written yet.
+
+    Attributes:
+        job: what it is for.
+        chosen: the candidate.
+        plan: the same as a plan.
+        safety: the least safe of its changes.
+        after: its estimate. Weights do not matter to it, so it is there before they are repaired.
+    """
+
+    def __init__(self, job: Job, chosen: Candidates, progress: Progress | None = None) -> None:
+        """Apply ``chosen``; ``progress`` is told when weights are repaired."""
+        self.job = job
+        self.chosen = chosen
+        self.plan = plan_of(job.subject, job.space, job.rules, job.table, chosen)
+        self._progress = progress
+        self._sites, self._widths, self.safety = actions_of(job.space, job.table, chosen)
+        self._first = apply_actions(job.subject.graph, job.space.channels, self._sites, self._widths)
+        before = job.subject.before
+        self.after: Estimate = estimate_graph(self._first, job.subject.target) if self.plan.changes else before
+
+    @cached_property
+    def repaired(self) -> Repaired | None:
+        """The model applied again, with the channels that matter on real inputs, and its weights repaired; ``None``
+        for an exact plan, and without calibration data or leave to repair."""
+        data = self.job.data
+        if self.safety == "exact" or data is None or not self.job.options.repair:
+            return None
+        graph, channels = self.job.subject.graph, self.job.space.channels
+        selections = data.select(graph, channels, {action.group: action.width for action in self._widths})
+        rewritten = apply_actions(graph, channels, self._sites, self._widths, selections)
+        return data.repair(graph, rewritten, channels, selections, progress=self._progress)
+
+    @property
+    def graph(self) -> Graph:
+        """The model as it will be written."""
+        return self._first if self.repaired is None else self.repaired.graph
+
+    @cached_property
+    def drift(self) -> Drift | None:
+        """Its drift on held-out samples, ``None`` where there is nothing to measure (an exact plan, no samples)."""
+        if self.safety == "exact" or self.job.data is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            path = Path(folder) / "draft.onnx"
+            save(self.graph, path)
+            return self.job.data.drift(self.job.subject.path, path)
+
+    def result(self) -> OptimizeResult:
+        """Tell about it, before anything is written."""
+        job = self.job
+        return OptimizeResult(
+            outcome="optimized" if self.plan.changes else "unchanged",
+            reason="" if self.plan.changes else why_unchanged(job.space, job.subject.target),
+            model=str(job.subject.path),
+            output=None,
+            plan=self.plan,
+            plan_text=plan_to_toml(self.plan, notes_of(decisions_of(job.space, job.table, self.chosen))),
+            before=job.subject.before,
+            after=self.after,
+            safety=self.safety,
+            changes=changes_of(job.space, job.table, self.chosen),
+            capacity_kept=capacity_kept(job.space, self._widths),
+            refusals=job.refusals,
+            notes=job.subject.notes,
+        )
+
+
+def deliver(draft: Draft, result: OptimizeResult, output: str | Path | None) -> OptimizeResult:
+    """Repair what is lossy, write the model, prove it, and only then give it its name.
+
+    An exact plan whose outputs differ is a defect of ours: nothing is written, and the outcome is ``failed``.
+    """
+    job = draft.job
+    path = job.subject.path
+    if result.outcome == "unchanged":
+        if output is not None:
+            save(job.subject.original, output)
+        return replace(result, output=None if output is None else str(output))
+    if draft.repaired is not None:
+        notes = (*result.notes, *draft.repaired.notes)
+        result = replace(result, repaired=draft.repaired.units, notes=notes)
+    result = replace(result, drift=draft.drift)
+    with staged(output) as stage:
+        save(draft.graph, stage.path, metadata=_metadata(draft))
+        if job.options.verify and draft.drift is None:
+            inputs = None if job.data is None else job.data.proof_inputs()
+            shapes = job.options.input_shapes
+            proof = verify(path, stage.path, inputs=inputs, seed=job.options.seed, input_shapes=shapes)
+            result = replace(result, verification=proof)
+            if draft.safety == "exact" and proof.verdict == "differs":
+                reason = f"the plan is exact and the outputs differ ({proof.reason}); nothing was written"
+                return replace(result, outcome="failed", reason=reason)
+        if job.evaluator is not None:
+            result = replace(result, evaluation=(job.evaluator.evaluate(path), job.evaluator.evaluate(stage.path)))
+        stage.keep()
+    return replace(result, output=None if output is None else str(output))
+
+
+def _metadata(draft: Draft) -> Mapping[str, str]:
+    """Where the model comes from."""
+    found = {
+        "graphopt.version": __version__,
+        "graphopt.target": draft.plan.target,
+        "graphopt.plan": draft.plan.digest,
+        "graphopt.safety": draft.safety,
+    }
+    if draft.repaired is not None and draft.job.data is not None:
+        found["graphopt.calibration"] = f"sha256:{draft.job.data.calibration.digest}"
+    return found
