@@ -73,6 +73,22 @@ class Multipliers(click.ParamType):  # type: ignore[type-arg]
         return found
 
 
+class PositiveNumber(click.ParamType):  # type: ignore[type-arg]
+    """A finite number over 0 (`FloatRange` lets ``nan`` pass, which no comparison ever bounds)."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse the text; a number stays."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"'{value}' must be a number over 0", param, ctx)
+        return number
+
+
 def notes(*, example: str, codes: str = "", keys: str = "") -> str:
     """The end of a command's help: exit codes, the keys of `--json`, an example that can be pasted."""
     parts = [f"Exit codes: {codes}."] if codes else []
@@ -103,9 +119,34 @@ shape_option = click.option(
     help="Concrete shape of a dynamic input, as x:1,3,224,224. Repeatable.",
 )  # fmt: skip
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the search and made-up inputs.")
-calibration_option = click.option(
-    "--calibration", type=click.Path(), metavar="FILE.npz",
-    help="Real inputs by input name, first axis over samples: used for the proof and for removed channels.",
+data_options = stacked(
+    click.option(
+        "--calibration", type=click.Path(), metavar="PATH",
+        help="Real inputs without labels: .npz or .npy by input name, first axis over samples, or a folder of images. "
+        "Lossy changes are repaired on them, drift is measured on those held out, exact changes are proved on them.",
+    ),
+    click.option(
+        "--preprocess", metavar="NAME|FILE.toml",
+        help="How images become inputs: a preset or your own file (wrong names list the presets).",
+    ),
+    click.option(
+        "--repair/--no-repair", default=True,
+        help="Fit the weights of lossy changes to the calibration data [default: repair].",
+    ),
+    click.option(
+        "--memory-limit", "memory_limit_bytes", type=Amount(), metavar="SIZE",
+        help="Bound for what grows with the calibration samples, as 512MiB [default: 2GiB].",
+    ),
+    click.option(
+        "--evaluate", metavar="DATA.npz|MODULE:FUNCTION",
+        help="Accuracy before and after: inputs with 'label', or a function of yours, called with a function that "
+        "runs the model. The module is imported, and its code runs.",
+    ),
+)  # fmt: skip
+max_drift_option = click.option(
+    "--max-drift", type=PositiveNumber(), metavar="D",
+    help="Upper bound for the drift of the outputs (KL in nats for class scores, else relative L2); needs "
+    "--calibration.",
 )  # fmt: skip
 report_option = click.option(
     "--report",
@@ -114,11 +155,17 @@ report_option = click.option(
     help="Write a report to look at: FILE.html a whole page, FILE.svg its picture alone.",
 )
 
+
+def allow_option(default: str | None, what: str = "that may be made") -> Callable[[Command], Command]:
+    """``--allow``; without a default the calibration data decides."""
+    shown = default or "exact; repaired with --calibration"
+    return click.option(
+        "--allow", type=click.Choice(["exact", "repaired", "retrain"]), default=default,
+        help=f"The least safe kind of change {what} [default: {shown}].",
+    )  # fmt: skip
+
+
 rule_options = stacked(
-    click.option(
-        "--allow", type=click.Choice(["exact", "repaired", "retrain"]), default="exact", show_default=True,
-        help="The least safe kind of change that may be made.",
-    ),
     click.option("--pack", "packs", multiple=True, metavar="P", help="Pack of rules [default: default]. Repeatable."),
     click.option("--rule", "rules", multiple=True, metavar="ID", help="Add a rule (or glob). Repeatable."),
     click.option("--no-rule", "no_rules", multiple=True, metavar="ID", help="Leave a rule out. Repeatable."),
@@ -140,7 +187,7 @@ search_options = stacked(
         "--objective", type=click.Choice(["latency", "peak-memory", "parameters"]), default="latency",
         show_default=True, help="What is minimised.",
     ),
-    click.option("--max-latency-us", type=click.FloatRange(min=0, min_open=True), metavar="US", help="Upper bound."),
+    click.option("--max-latency-us", type=PositiveNumber(), metavar="US", help="Upper bound."),
     click.option("--max-peak-bytes", type=Amount(), metavar="N", help="Upper bound, as 256KB or 1.5MiB."),
     click.option("--max-parameter-bytes", type=Amount(), metavar="N", help="Upper bound, as 1MB."),
     click.option("--max-macs", type=Amount(), metavar="N", help="Upper bound, as 300M."),
@@ -155,11 +202,15 @@ def make_options(values: Mapping[str, Any]) -> Options:
     from graphopt.results import Options
     from graphopt.search.objective import Constraints
 
+    for name in ("preprocess", "max_drift"):
+        if values.get(name) is not None and values.get("calibration") is None:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --calibration")
     bounds = {name: values.get(f"max_{name}") for name in ("latency_us", "peak_bytes", "parameter_bytes", "macs")}
     given: dict[str, Any] = {"constraints": Constraints(**bounds)}
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
-        "seed", "max_evaluations", "calibration", "verify",
+        "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",
+        "verify",
     ):  # fmt: skip
         if values.get(name) not in (None, ()):
             given[name] = values[name]

@@ -35,7 +35,7 @@ def show(*renderables: RenderableType) -> None:
 
 
 WORDS = frozenset(
-    {"outcome", "safety", "verdict", "proof", "status", "result", "bound by", "precision", "pack", "gain"}
+    {"outcome", "safety", "verdict", "proof", "status", "result", "bound by", "precision", "pack", "gain", "measure"}
 )
 """Columns of one short word each: where a terminal is narrow, names and reasons are folded before these."""
 

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from graphopt.cli.calibrated import calibrated
 from graphopt.cli.output import cell, table
 from graphopt.report import format as f
+from graphopt.report.sentences import meaning
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,21 +41,15 @@ def summary(result: OptimizeResult, *, plan_file: str | None, report_file: str |
         yield estimates(*result.estimates)
         yield f"capacity kept  {result.capacity_kept:.1%} of the channels, weighted by parameters"
         yield f"kernels        {_kernels(*result.estimates)}"
-        yield f"safety         {result.safety} ({_MEANING[result.safety]})"
+        yield f"safety         {result.safety} ({meaning(result)})"
     if result.changes:
         yield ""
         yield changes(result)
     yield from proof(result.verification, exact=result.safety == "exact")
+    yield from calibrated(result)
     for note in result.notes:
         yield f"note           {cell(note)}"
     yield from _files(result, plan_file, report_file)
-
-
-_MEANING = {
-    "exact": "the outputs are the same but for rounding",
-    "repaired": "close, not the same: look at the drift below",
-    "retrain": "the weights need training before use",
-}
 
 
 def _headline(result: OptimizeResult) -> str:

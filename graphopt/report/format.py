@@ -37,6 +37,21 @@ def small(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def share(value: float | None) -> str:
+    """A share of one as ``95.30 %``; ``-`` where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f} %"
+
+
+def points(before: float, after: float) -> str:
+    """The difference of two shares in percentage points: ``-1.95 points``."""
+    return f"{100 * (after - before):+.2f} points"
+
+
+def metric(value: float, *, sign: bool = False) -> str:
+    """A metric of any size: ``0.7312``, with ``+`` in front where asked for."""
+    return f"{value:{'+' if sign else ''}.5g}"
+
+
 def shape(dims: tuple[int, ...]) -> str:
     """``1x32x112x112``."""
     return "x".join(map(str, dims)) or "scalar"

@@ -10,11 +10,15 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphopt.cost.estimate import Estimate
 from graphopt.results import FrontPoint, OptimizeResult, ScanResult, ZooRow
 from graphopt.verification import Verification
+
+if TYPE_CHECKING:
+    from graphopt.verification.drift import Drift
+    from graphopt.verification.evaluate import Evaluation
 
 HEADLINE = (
     "latency_us",
@@ -42,6 +46,26 @@ def verification_values(proof: Verification) -> dict[str, Any]:
     return values
 
 
+def drift_values(drift: Drift) -> dict[str, Any]:
+    """The model's ``value`` with ``measure`` and ``standard_error``, ``top1_agreement``, ``samples``, ``outputs``."""
+    return {
+        "value": clean(drift.value),
+        "measure": drift.worst.measure,
+        "standard_error": clean(drift.standard_error),
+        "top1_agreement": clean(drift.top1_agreement),
+        "samples": drift.samples,
+        "outputs": [clean(output) for output in drift.outputs],
+    }
+
+
+def evaluation_values(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """``before`` and ``after``: ``metrics`` by name, and the number of ``samples``."""
+    return {
+        name: {"metrics": clean(dict(one.metrics)), "samples": one.samples}
+        for name, one in (("before", before), ("after", after))
+    }
+
+
 def optimize_values(result: OptimizeResult) -> dict[str, Any]:
     """Everything about one optimised model but the plan's text; see `OptimizeResult`."""
     return {
@@ -57,6 +81,9 @@ def optimize_values(result: OptimizeResult) -> dict[str, Any]:
         "changes": [clean(change) for change in result.changes],
         "front": [_front_values(point) for point in result.front],
         "verification": None if result.verification is None else verification_values(result.verification),
+        "drift": None if result.drift is None else drift_values(result.drift),
+        "repaired": [clean(unit) for unit in result.repaired] or None,
+        "evaluation": None if result.evaluation is None else evaluation_values(*result.evaluation),
         "refusals": refusal_values(result),
         "notes": list(result.notes),
         "evaluations": result.evaluations,

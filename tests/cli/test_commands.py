@@ -62,9 +62,11 @@ def test_optimize_json_has_its_keys_and_the_plan_replays(run, small_model: Path,
     values = json.loads(done.stdout)
     assert set(values) == {
         "outcome", "reason", "model", "output", "plan_file", "report_file", "safety", "plan_digest", "before", "after",
-        "capacity_kept", "changes", "front", "verification", "refusals", "notes", "evaluations",
+        "capacity_kept", "changes", "front", "verification", "drift", "repaired", "evaluation", "refusals", "notes",
+        "evaluations",
     }  # fmt: skip
     assert values["outcome"] == "optimized"
+    assert (values["drift"], values["repaired"], values["evaluation"]) == (None, None, None)
     assert values["after"]["latency_us"] < values["before"]["latency_us"]
     again = run("apply", small_model, values["plan_file"], "-o", tmp_path / "again.onnx", "--json")
     assert again.exit_code == 0, again.stderr

@@ -24,7 +24,7 @@ from graphopt.cli import options as o
 @o.force_option
 @click.option("-t", "--target", metavar="T", help="Estimate for this target instead of the plan's.")
 @o.seed_option
-@o.calibration_option
+@o.data_options
 @click.option("--verify/--no-verify", default=True, help="Run both models against each other [default: verify].")
 @o.report_option
 @o.json_option
@@ -38,14 +38,17 @@ def command(
     parameters, whatever --allow said when it was made. `graphopt scan MODEL -o PLAN` makes a plan to edit.
     """
     from graphopt.cli.jobs import deliver, prepare_outputs, target_label
+    from graphopt.cli.progress import progress_bar
     from graphopt.pipeline import apply_plan
     from graphopt.plan import read_plan
 
+    options = o.make_options(values)
     wanted = read_plan(plan)
     label = target_label(values["target"] or wanted.target)
     out = Path(output) if output else Path(f"{Path(model).stem}.{label}.onnx")
     files = prepare_outputs(model, out, None, report, force=force, with_plan=False)
     if out.resolve() == Path(plan).resolve():
         raise click.UsageError("OUT would replace the plan")
-    result = apply_plan(model, plan, files.model, o.make_options(values))
+    with progress_bar(visible=not as_json) as progress:
+        result = apply_plan(model, plan, files.model, options, progress=progress)
     return deliver(result, files, as_json=as_json)

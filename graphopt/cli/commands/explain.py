@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 @o.model_argument
 @click.option("--rule", "only", metavar="ID", help="Only this rule, with every place.")
 @o.target_option
-@click.option(
-    "--allow", type=click.Choice(["exact", "repaired", "retrain"]), default="retrain", show_default=True,
-    help="The least safe kind of change to consider.",
-)  # fmt: skip
+@o.allow_option("retrain", "to consider")
 @click.option("--pack", "packs", multiple=True, metavar="P", help="Pack of rules [default: default]. Repeatable.")
 @click.option("--rule-dir", "rule_dirs", multiple=True, type=click.Path(), metavar="DIR", help="Your own cards.")
 @click.option("--protect", multiple=True, metavar="GLOB", help="Ops or tensors that stay as they are. Repeatable.")

@@ -20,7 +20,8 @@ from graphopt.cli import options as o
         ),
         keys=(
             "outcome, reason, model, output, plan_file, report_file, safety, plan_digest, before, after, "
-            "capacity_kept, changes, front, verification, refusals, notes, evaluations"
+            "capacity_kept, changes, front, verification, drift, repaired, evaluation, refusals, notes, evaluations "
+            "(what does not apply is null)"
         ),
     ),
 )
@@ -29,11 +30,13 @@ from graphopt.cli import options as o
 @click.option("--plan-out", type=click.Path(), metavar="FILE", help="[default: <OUT without .onnx>.plan.toml]")
 @o.force_option
 @o.target_option
+@o.allow_option(None)
 @o.rule_options
 @o.search_options
+@o.max_drift_option
 @o.seed_option
 @o.shape_option
-@o.calibration_option
+@o.data_options
 @click.option("--verify/--no-verify", default=True, help="Run both models against each other [default: verify].")
 @o.report_option
 @o.json_option
@@ -49,14 +52,17 @@ def command(
 ) -> int:
     """Search the best plan for MODEL, apply it, and prove the result.
 
-    Writes the rewritten model and, beside it, the plan that made it. Only exact changes are made unless --allow says
-    otherwise. Nothing is written when a constraint is out of reach or an exact plan does not prove equal.
+    Writes the rewritten model and, beside it, the plan that made it. Only exact changes are made unless there is
+    calibration data to repair lossy ones with, or --allow says otherwise. Nothing is written when a constraint is out
+    of reach or an exact plan does not prove equal.
     """
     from graphopt.cli.jobs import deliver, prepare_outputs, target_label
+    from graphopt.cli.progress import progress_bar
     from graphopt.pipeline import optimize
 
     options = o.make_options(values)
     out = Path(output) if output else Path(f"{Path(model).stem}.{target_label(options.target)}.onnx")
     files = prepare_outputs(model, out, plan_out, report, force=force)
-    result = optimize(model, files.model, options)
+    with progress_bar(visible=not as_json) as progress:
+        result = optimize(model, files.model, options, progress=progress)
     return deliver(result, files, as_json=as_json)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(), metavar="PLAN.toml", help="Write a plan to edit.")
 @o.force_option
 @o.target_option
+@o.allow_option("exact")
 @o.rule_options
 @o.shape_option
 @o.json_option

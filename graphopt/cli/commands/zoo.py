@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,11 +34,13 @@ if TYPE_CHECKING:
     help="Wall-clock limit for each model.",
 )  # fmt: skip
 @o.target_option
+@o.allow_option(None)
 @o.rule_options
 @o.search_options
+@o.max_drift_option
 @o.seed_option
 @o.shape_option
-@o.calibration_option
+@o.data_options
 @click.option("--verify/--no-verify", default=True, help="Run both models against each other [default: verify].")
 @o.json_option
 @o.debug_option
@@ -51,14 +51,19 @@ def command(folder: str, output: str, jobs: int, force: bool, timeout: float, as
     on where it stopped. OUTDIR also gets graphopt-zoo.csv (the table) and graphopt-zoo.json (the journal).
     """
     from graphopt.cli.output import print_json, show
+    from graphopt.cli.progress import progress_bar
     from graphopt.report.text import plain
     from graphopt.report.values import zoo_values
     from graphopt.zoo import optimize_zoo
 
-    with _progress(visible=not as_json) as on_row:
+    options = o.make_options(values)
+    with progress_bar(visible=not as_json) as progress:
+        progress(0, None, "")
+        finished = count(1)
         rows = optimize_zoo(
-            folder, output, o.make_options(values), jobs=jobs, force=force, timeout_s=timeout, on_row=on_row
-        )
+            folder, output, options, jobs=jobs, force=force, timeout_s=timeout,
+            on_row=lambda row, total: progress(next(finished), total, f"{row.model}: {row.outcome}"),
+        )  # fmt: skip
     found = zoo_values(rows)
     if as_json:
         print_json({"output_folder": output} | found)
@@ -67,25 +72,6 @@ def command(folder: str, output: str, jobs: int, force: bool, timeout: float, as
         reasons = [f"{plain(row.model)}: {row.outcome}: {plain(row.reason)}" for row in rows if row.reason]
         show(_table(rows), *reasons, f"{len(rows)} models: {counts}", f"results        {plain(output)}")
     return EXIT_NO if found["outcomes"]["failed"] else 0
-
-
-@contextmanager
-def _progress(*, visible: bool) -> Iterator[Callable[[ZooRow, int], None]]:
-    """A progress bar on stderr where that is a terminal, else nothing."""
-    if not visible or not sys.stderr.isatty():
-        yield lambda row, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from graphopt.report.text import plain
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda row, total: bar.update(
-            task, advance=1, total=total, description=f"{plain(row.model)}: {row.outcome}"
-        )
 
 
 def _table(rows: tuple[ZooRow, ...]) -> Table:

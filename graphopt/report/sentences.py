@@ -1,0 +1,88 @@
+"""What calibration and labels make it possible to say of a result, in words that the summary and the page share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graphopt.report import format as f
+
+if TYPE_CHECKING:
+    from graphopt.results import OptimizeResult
+    from graphopt.verification.drift import Drift
+    from graphopt.verification.evaluate import Evaluation
+    from graphopt.weights.repair import RepairedUnit
+
+MEASURES = {"kl": "KL divergence (nats)", "relative-l2": "relative L2", "differing": "share that differs"}
+"""What an output's drift value is."""
+
+_SHARES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+
+
+def meaning(result: OptimizeResult) -> str:
+    """What the safety of a result means for whoever uses it."""
+    if result.safety == "exact":
+        return "the outputs are the same but for rounding"
+    fitted = any(unit.kept for unit in result.repaired)
+    if result.safety == "retrain":
+        done = "; what could be repaired is" if fitted else ""
+        return f"the weights need training before use{done}"
+    if fitted:
+        return "close, not the same: weights repaired on calibration data, see the drift"
+    if result.repaired or result.drift is not None:
+        return "first-method weights, none repaired: see the drift"
+    return "first-method weights; give --calibration to repair them"
+
+
+def drift_sentence(drift: Drift) -> str:
+    """The value with its measure and standard error, and how many samples are behind it."""
+    worst = drift.worst
+    error = "" if drift.standard_error is None else f" +/- {f.small(drift.standard_error)}"
+    where = f", worst of {len(drift.outputs)} outputs" if len(drift.outputs) > 1 else ""
+    agreement = "" if drift.top1_agreement is None else f"; top-1 agreement {f.share(drift.top1_agreement)}"
+    samples = f.plural(drift.samples, "held-out sample")
+    return f"{f.small(drift.value)}{error} {MEASURES[worst.measure]}{where}, on {samples}{agreement}"
+
+
+def repair_sentences(units: tuple[RepairedUnit, ...]) -> Iterator[str]:
+    """How many ops have new weights and by which method, and how many have not and why."""
+    methods = Counter(unit.method for unit in units if unit.kept)
+    yield f"{f.plural(methods.total(), 'op')} repaired{_counted(methods)}"
+    reasons = Counter(unit.note for unit in units if not unit.kept)
+    if reasons:
+        yield f"{f.plural(reasons.total(), 'op')} left as they were{_counted(reasons)}"
+
+
+def _counted(counts: Counter[str]) -> str:
+    """``: a (3x); b (1x)``, the most frequent first."""
+    pairs = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return f": {'; '.join(f'{what} ({count}x)' for what, count in pairs)}" if pairs else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric before and after, as text; the difference is in points where the metric is a share."""
+
+    name: str
+    before: str
+    after: str
+    difference: str
+
+
+def metrics(evaluation: tuple[Evaluation, Evaluation]) -> list[Metric]:
+    """The metrics of both models, those of the original first."""
+    before, after = (dict(one.metrics) for one in evaluation)
+    return [_metric(name, before.get(name), after.get(name)) for name in {**before, **after}]
+
+
+def _metric(name: str, before: float | None, after: float | None) -> Metric:
+    values = [value for value in (before, after) if value is not None]
+    is_share = name in _SHARES and all(0 <= value <= 1 for value in values)
+    shown = f.share if is_share else f.metric
+    difference = "-"
+    if before is not None and after is not None:
+        difference = f.points(before, after) if is_share else f.metric(after - before, sign=True)
+    old, new = ("-" if value is None else shown(value) for value in (before, after))
+    return Metric(_SHARES[name] if is_share else name, old, new, difference)
