@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,9 @@ LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties to choose from, relative to the mean of the Gram matrix' diagonal."""
 
 UNCHANGED = "unchanged"
+
+Effort = Literal["shift", "scale", "solve"]
+"""What may change: biases; each output's scale, too; all weights."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,24 +75,34 @@ class Fit:
     after: float
 
 
-def fit(problem: Problem, *, tolerance: float = 0.0, solve: bool = True) -> Fit:
+def fit(problem: Problem, *, tolerance: float = 0.0, effort: Effort = "solve") -> Fit:
     """Return the best weights found; the present ones are among the candidates.
 
     Args:
         problem: the rows (centred in place) and what is wanted.
         tolerance: an error that needs no repair.
-        solve: whether there is memory for a Gram matrix; without one, outputs are only scaled and shifted.
+        effort: what may change. Only ``solve`` needs memory for a Gram matrix.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite end in an error that is none
+        return _best(problem, tolerance, effort)
+
+
+def _best(problem: Problem, tolerance: float, effort: Effort) -> Fit:
     ridge = Ridge(problem.rows, problem.train, intercept=problem.intercept)
     centre = ridge.centre(problem.weights, problem.bias)
     before = _judged(problem, ridge, problem.weights, centre, UNCHANGED)
     best = before
-    if before.error > tolerance:
+    if before.error > tolerance:  # which nan is not
         goal = problem.goal()
-        scaled = _judged(problem, ridge, *_rescaled(ridge, problem.weights, centre, goal), "rescaled")
-        best = min(before, scaled, key=lambda one: one.error)
-        if solve:
-            best = _solved(problem, ridge, scaled, best, goal)
+        if effort == "shift":
+            residual = goal - ridge.predict(problem.weights, centre, held_out=False)
+            first = problem.weights, ridge.new_centre(residual, centre), "shifted"
+        else:
+            first = *_rescaled(ridge, problem.weights, centre, goal), "rescaled"
+        simple = _judged(problem, ridge, *first)
+        best = min(before, simple, key=lambda one: one.error)
+        if effort == "solve":
+            best = _solved(problem, ridge, simple, best, goal)
     bias = problem.bias if best is before else ridge.bias(best.weights, best.centre)
     return Fit(best.weights, bias, best.method, before.error, best.error)
 

@@ -113,7 +113,7 @@ def read_linear(graph: Graph, op: Op) -> Linear | str | None:
         return "its weights are not constant" if conv is None else _convolution(graph, conv)
     if is_standard(op, "Gemm") or is_standard(op, "MatMul"):
         return _product(graph, op)
-    return None
+    return "transposed convolutions are not re-fitted" if is_standard(op, "ConvTranspose") else None
 
 
 def _convolution(graph: Graph, conv: Conv) -> Linear | str:

@@ -21,7 +21,7 @@ from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op, Weight
 from graphopt.rewrites.convs import fresh_name
-from graphopt.weights.fit import UNCHANGED, Problem, fit
+from graphopt.weights.fit import UNCHANGED, Effort, Problem, fit
 from graphopt.weights.linear import Doubles, Ints, with_weights
 from graphopt.weights.taps import Samples, Stream
 from graphopt.weights.units import Unit, find_unit, is_changed
@@ -29,8 +29,8 @@ from graphopt.weights.units import Unit, find_unit, is_changed
 Progress = Callable[[int, int, str], None]
 
 DEFAULT_MEMORY_BYTES = 3 << 30
-HEAD_SAMPLES = 256
-"""Samples below which an op with one row per sample (the head above all) is left alone."""
+SOLVE_SAMPLES = 256
+"""Samples below which only the bias of an op with one row per sample (the head, a gate) is fitted."""
 
 _HELD_OUT = 0.2
 _EXACT = 1e-4
@@ -51,12 +51,12 @@ class RepairedUnit:
 
     Attributes:
         op: its key.
-        method: ``unchanged``, ``rescaled``, ``least-squares`` or ``majorise-minimise``.
+        method: ``unchanged``, ``shifted``, ``rescaled``, ``least-squares`` or ``majorise-minimise``.
         error_before: relative error of its output (behind the activation, where one follows) against the original's on
             held-out samples, with the weights that it had.
         error_after: the same with the weights that it has now; never larger.
         kept: whether it has new weights.
-        note: why it was not repaired, ``""`` when it was.
+        note: why it was not repaired, or not fully; ``""`` when it was.
     """
 
     op: str
@@ -173,9 +173,6 @@ class _Job:
     def _repair(self, unit: Unit) -> bool:
         """Fit one op; return whether its target was the original's all along."""
         linear = unit.linear
-        if linear.places == 1 and self._count < HEAD_SAMPLES:
-            self._leave(unit.op, f"one row per sample: needs {HEAD_SAMPLES} samples, there are {self._count}")
-            return False
         m = self._places(unit)
         if m == 0:
             self._leave(unit.op, f"rows of {linear.groups * linear.columns} numbers do not fit into the memory limit")
@@ -187,18 +184,27 @@ class _Job:
         if isinstance(problem, str):
             self._leave(unit.op, problem)
             return False
-        solve = _GRAM_COPIES * 8 * linear.groups * linear.columns**2 <= self._memory // 4
-        found = fit(problem, tolerance=_EXACT, solve=solve)
+        effort, why = self._effort(unit)
+        found = fit(problem, tolerance=_EXACT, effort=effort)
         if found.before <= _EXACT:
             return True
         changed = found.method != UNCHANGED
-        note = "" if changed else "no candidate was better on held-out samples"
-        if not solve:
-            note = f"{linear.columns} columns are too many to solve for within the memory limit"
+        if np.isnan(found.before):
+            why = "its values on the samples are not all finite"
+        note = why or ("" if changed else "no candidate was better on held-out samples")
         self.units.append(RepairedUnit(unit.op.key, found.method, found.before, found.after, changed, note))
         if changed:
             self._put(unit, found.weights, found.bias)
         return False
+
+    def _effort(self, unit: Unit) -> tuple[Effort, str]:
+        """What may change of the op's weights, and why not all of it."""
+        linear = unit.linear
+        if linear.places == 1 and self._count < SOLVE_SAMPLES:
+            return "shift", f"one row per sample: needs {SOLVE_SAMPLES} samples to solve, there are {self._count}"
+        if _GRAM_COPIES * 8 * linear.groups * linear.columns**2 > self._memory // 4:
+            return "scale", f"{linear.columns} columns are too many to solve for within the memory limit"
+        return "solve", ""
 
     def _places(self, unit: Unit) -> int:
         """Output positions to take of each sample, 0 when not even one fits into memory."""

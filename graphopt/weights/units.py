@@ -33,7 +33,6 @@ class Unit:
         skip: the other operand of that sum, ``""`` without one.
         activation: what stands behind the target, where that is known.
         kept: original position of each channel of the target, ``None`` where they are the same.
-        is_head: whether nothing but the model's output comes after it.
     """
 
     linear: Linear
@@ -42,7 +41,6 @@ class Unit:
     skip: str
     activation: Activation | None
     kept: npt.NDArray[np.intp] | None
-    is_head: bool
 
     @property
     def op(self) -> Op:
@@ -76,9 +74,8 @@ def find_unit(original: Graph, rewritten: Graph, op: Op, kept: Kept) -> Unit | s
     target, skip = _sum(original, rewritten, op)
     if not _comparable(original, rewritten, target, kept):
         return "its output has another shape than the original's"
-    head = rewritten.is_output(target) and linear.places == 1
     activation = match_activation(rewritten, target)
-    return Unit(linear, op.inputs[0], target, skip, activation, kept.get(target), head)
+    return Unit(linear, op.inputs[0], target, skip, activation, kept.get(target))
 
 
 def _sum(original: Graph, rewritten: Graph, op: Op) -> tuple[str, str]:

@@ -124,10 +124,21 @@ def test_pure_noise_is_not_learnt() -> None:
 def test_without_a_gram_matrix_outputs_are_scaled_and_shifted() -> None:
     given = problem()
     double = replace(given, weights=given.weights * 2.0, wanted=(given.rows @ given.weights + 3).astype(np.float32))
-    done = fit(copied(double), solve=False)
+    done = fit(copied(double), effort="scale")
     assert done.method == "rescaled"
     np.testing.assert_allclose(done.weights, given.weights, rtol=1e-3)
     assert done.after < 1e-3
+
+
+def test_with_little_to_go_by_only_the_bias_moves() -> None:
+    given = problem()
+    done = fit(copied(given), effort="shift")
+    assert done.method == "shifted"
+    assert done.after < done.before
+    np.testing.assert_array_equal(done.weights, given.weights)
+    train = slice(0, given.train)
+    made = given.rows[:, train].astype(np.float64) @ done.weights + done.bias
+    np.testing.assert_allclose(made.mean(1), given.wanted[:, train].mean(1), atol=1e-4)
 
 
 @pytest.mark.parametrize("activation", [RELU6, RELU, HARD_SWISH, SILU])
@@ -141,6 +152,17 @@ def test_what_knows_the_activation_beats_plain_least_squares(activation: Activat
     before = error(activation, made, given.wanted[:, held])
     assert knowing.method == "majorise-minimise"
     assert knowing.after < 0.99 * before
+
+
+@pytest.mark.parametrize("activation", [RELU6, RELU, HARD_SWISH, SILU])
+def test_an_activation_behind_a_residual_sum_is_known_too(activation: Activation) -> None:
+    """Whether five comes from the skip or from the bias is all the same."""
+    given = problem(n=2000, columns=8, outputs=6, hidden=8, scale=3.0, seed=2, activation=activation)
+    moved = replace(given, bias=given.bias - 5.0, offset=np.full_like(given.wanted, 5.0))
+    one, other = fit(copied(given)), fit(copied(moved))
+    assert one.method == other.method == "majorise-minimise"
+    assert other.after == pytest.approx(one.after, rel=1e-3)
+    np.testing.assert_allclose(other.weights, one.weights, atol=0.02)
 
 
 @pytest.mark.parametrize("activation", [RELU6, RELU, HARD_SWISH, SILU])

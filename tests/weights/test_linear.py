@@ -78,9 +78,11 @@ def test_products_and_other_ranks(body: str, shape: tuple[int, ...], weights: st
 def test_what_cannot_be_solved_says_why(tmp_path: Path) -> None:
     graph = net(
         """<ir_version: 8, opset_import: ["": 17]>
-        m (float[3,6] image) => (float[3,5] y, float[3,5] z) <float[6,5] w, float[5] b>
-        { y = Gemm<alpha=2.0>(image, w, b) z = Relu(y) }""",
+        m (float[3,6] image) => (float[3,5] y, float[3,5] z, float[3,2,2] t) <float[6,5] w, float[5] b, float[5,2,2] v>
+        { y = Gemm<alpha=2.0>(image, w, b) z = Relu(y) axis = Constant<value = int64[1] {2}>()
+          u = Unsqueeze(y, axis) t = ConvTranspose<strides=[2]>(u, v) }""",
         tmp_path / "m.onnx",
     )
     assert read_linear(graph, graph.op("y")) == "it scales or transposes its operands"
+    assert read_linear(graph, graph.op("t")) == "transposed convolutions are not re-fitted"
     assert read_linear(graph, graph.op("z")) is None

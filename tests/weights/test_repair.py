@@ -125,6 +125,7 @@ def test_a_fused_block_is_repaired(block: Graph, tmp_path: Path) -> None:
     done = repair(block, dense, {}, SAMPLES)
     check_never_worse(done)
     assert by_op(done)["d"] == "majorise-minimise"
+    assert list(by_op(done)) == ["d", "p", "l", "scores"]  # what reads the changed op's answers, too
     assert distance(block, done.graph, tmp_path) < 0.5 * distance(block, dense, tmp_path)
 
 
@@ -133,7 +134,16 @@ def test_the_sum_is_the_target_of_what_goes_into_it(block: Graph) -> None:
     assert (unit.target, unit.skip) == ("sum", "sr")
     unit = find_unit(block, block, block.op("d"), {})
     assert (unit.target, unit.skip, unit.activation.kind) == ("d", "", "relu6")
-    assert find_unit(block, block, block.op("scores"), {}).is_head
+
+
+def test_positions_are_those_of_the_channel_axis_only(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        m (float[N,4,8,8] image) => (float[N,8,8,3] y) <float[4,4,1,1] ws, float[6,4,1,1] w, float[6,3] v>
+        { s = Conv(image, ws) c = Conv(s, w) t = Transpose<perm=[0,2,3,1]>(c) y = MatMul(t, v) }"""
+    graph = net(text, tmp_path / "m.onnx")
+    channels = channel_groups(graph)
+    kept = kept_positions(channels, {"c": Selection((0, 2, 5), 0)})
+    assert {tensor: list(take) for tensor, take in kept.items()} == {"c": [0, 2, 5]}
 
 
 def test_a_shared_weight_is_not_overwritten(tmp_path: Path) -> None:
@@ -158,12 +168,15 @@ def test_an_op_keeps_the_rule_that_made_it(block: Graph) -> None:
     assert done.graph.op("p").rule == ""
 
 
-def test_the_head_is_left_alone_with_few_samples(block: Graph) -> None:
-    done = repair(block, spoiled(block, "e"), {}, Arrays({"image": SAMPLES.arrays["image"][:40]}))
-    head = next((unit for unit in done.units if unit.op == "scores"), None)
-    assert head is None or "needs 256 samples, there are 40" in head.note
-    broken = repair(block, spoiled(block, "scores"), {}, Arrays({"image": SAMPLES.arrays["image"][:40]}))
-    assert [(unit.op, unit.kept) for unit in broken.units] == [("scores", False)]
+def test_only_the_heads_bias_is_fitted_with_few_samples(block: Graph) -> None:
+    few = Arrays({"image": SAMPLES.arrays["image"][:40]})
+    broken = spoiled(block, "scores")
+    done = repair(block, broken, {}, few)
+    (unit,) = done.units
+    assert (unit.op, unit.method, unit.kept) == ("scores", "shifted", True)
+    assert "needs 256 samples to solve, there are 40" in unit.note
+    before, after = (g.weights[g.op("scores").inputs[1]].array() for g in (broken, done.graph))
+    np.testing.assert_array_equal(after, before)
 
 
 def test_too_few_samples_are_an_error(block: Graph) -> None:
@@ -171,13 +184,15 @@ def test_too_few_samples_are_an_error(block: Graph) -> None:
         repair(block, spoiled(block, "e"), {}, Arrays({"image": SAMPLES.arrays["image"][:3]}))
 
 
-def test_a_small_memory_limit_is_said(block: Graph, tmp_path: Path) -> None:
-    dense = fused(block, "d")
-    for limit in (40_000, 400_000):
-        done = repair(block, dense, {}, SAMPLES, memory_limit_bytes=limit)
-        check_never_worse(done)
-        unit = next(unit for unit in done.units if unit.op == "d")
-        assert "memory limit" in unit.note
+@pytest.mark.parametrize(
+    ("limit", "method"), [(20_000, "unchanged"), (400_000, "rescaled"), (1 << 30, "majorise-minimise")]
+)
+def test_a_small_memory_limit_is_held_and_said(limit: int, method: str, block: Graph) -> None:
+    few = Arrays({"image": SAMPLES.arrays["image"][:40]})
+    done = repair(block, fused(block, "d"), {}, few, memory_limit_bytes=limit)
+    unit = next(unit for unit in done.units if unit.op == "d")
+    assert unit.method == method
+    assert ("memory limit" in unit.note) == (method != "majorise-minimise")
 
 
 def test_progress_counts_the_linear_ops(block: Graph) -> None:

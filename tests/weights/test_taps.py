@@ -67,15 +67,16 @@ def test_a_fixed_batch_is_respected(fixed: int, tmp_path: Path) -> None:
         np.testing.assert_allclose(seen(stream, tensor, until), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_that_only_the_weights_fix_is_found(tmp_path: Path) -> None:
-    """The file says any batch, a Reshape inside says one."""
-    text = """<ir_version: 8, opset_import: ["": 17]>
-        m (float[N,4,3,3] image) => (float[M,2] y) <float[36,2] w, int64[2] one = {1, 36}>
-        { flat = Reshape(image, one) y = MatMul(flat, w) }"""
+@pytest.mark.parametrize("shape", [(1, 36), (-1, 36), (-1, 18)])
+def test_a_batch_that_only_the_weights_fix_is_found(shape: tuple[int, int], tmp_path: Path) -> None:
+    """The file says any batch; a Reshape inside says one, any, or does not keep samples apart."""
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+        m (float[N,4,3,3] image) => (float[M,2] y) <float[{shape[1]},2] w, int64[2] one = {{{shape[0]}, {shape[1]}}}>
+        {{ flat = Reshape(image, one) y = MatMul(flat, w) }}"""
     graph, samples = net(text, tmp_path / "m.onnx"), noise(9, 4, 3, 3)
     stream = Stream(graph, samples, cache_bytes=1 << 20)
-    assert stream.batch == 1
-    assert seen(stream, "flat", "y").shape == (9, 36)
+    assert stream.batch == (None if shape == (-1, 36) else 1)
+    assert seen(stream, "flat", "y").reshape(-1, 36).shape == (9, 36)
 
 
 def test_samples_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
