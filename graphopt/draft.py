@@ -66,7 +66,7 @@ class Job:
         subject: Subject | None = None,
         plan: Plan | None = None,
     ) -> None:
-        """Open ``model``, or take what is open already. With a ``plan`` its rules count, and its widths are on offer."""
+        """Open ``model``, or take what is open. With a ``plan`` its rules count, and its widths are on offer."""
         catalog = find_catalog(options)
         self.options = options
         self.subject = subject or open_subject(

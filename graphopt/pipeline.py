@@ -159,7 +159,8 @@ def _search_within_drift(job: Job, max_drift: float, progress: Progress | None) 
         budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.2), 4.0)
     if best is None:
         best = _search(job, table, replace(job.options.constraints, drift=0.0), progress)
-    note = f"{single.measured} single drifts measured ({single.reused} by an earlier run); whole models: {', '.join(tried)}"
+    singles = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"
+    note = f"{singles}; drift of whole models: {', '.join(tried)}"
     return *best, (note,)
 
 

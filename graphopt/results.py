@@ -30,7 +30,7 @@ class Options:
     Attributes:
         target: name of a bundled target, or path of a target file; ``None`` is :data:`DEFAULT_TARGET`, or the plan's
             own target where a plan is applied.
-        allow: the least safe kind of change that may be made; ``None`` is ``exact``, or ``repaired`` with calibration.
+        allow: the least safe kind of change that may be made; ``None``: ``exact``, or ``repaired`` with calibration.
         packs: packs of rules in force.
         rules: ids of rules added to the packs' (``--rule``).
         no_rules: ids of rules taken out (``--no-rule``).
