@@ -50,7 +50,7 @@ def timeline(before: Estimate, after: Estimate) -> str:
     left, height, gap = 64, 34, 16
     total = max(before.latency_us, after.latency_us) or 1.0
     scale = (WIDTH - left - 90) / total
-    parts = [_open(WIDTH, 2 * height + gap + 4, "Latency of the whole run, before and after")]
+    parts = [open_svg(WIDTH, 2 * height + gap + 4, "Latency of the whole run, before and after")]
     for row, (name, estimate) in enumerate((("before", before), ("after", after))):
         top = row * (height + gap)
         parts.append(f'<text class="axis" x="{left - 10}" y="{top + height / 2 + 5}" text-anchor="end">{name}</text>')
@@ -73,8 +73,8 @@ def kernel_bars(before: Estimate, after: Estimate) -> str:
     left, top, height, bottom = 64, 12, 230, 26
     largest = max((k.latency_us for pair in pairs for k in pair if k is not None), default=0.0) or 1.0
     slot = (WIDTH - left - 8) / max(len(pairs), 1)
-    parts = [_open(WIDTH, top + height + bottom, "Latency of each kernel, before and after")]
-    for tick in _ticks(largest):
+    parts = [open_svg(WIDTH, top + height + bottom, "Latency of each kernel, before and after")]
+    for tick in ticks(largest):
         y = top + height - height * tick / largest
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="axis" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{f.latency(tick)}</text>')
@@ -114,12 +114,12 @@ def scatter(points: Sequence[Point], *, x_name: str, y_name: str, y_unit: str) -
         across = left + (width - left - right) * (point.x - x_low) / (x_high - x_low)
         return across, top + (height - top - bottom) * (1 - (point.y - y_low) / (y_high - y_low))
 
-    parts = [_open(width, height, f"{y_name} against {x_name}")]
-    for tick in _ticks(y_high, y_low):
+    parts = [open_svg(width, height, f"{y_name} against {x_name}")]
+    for tick in ticks(y_high, y_low):
         _, y = place(Point(x_low, tick, "", ""))
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="axis" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{show(tick)}</text>')
-    for tick in _ticks(x_high, x_low):
+    for tick in ticks(x_high, x_low):
         x, _ = place(Point(tick, y_low, "", ""))
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}"/>')
         parts.append(
@@ -136,7 +136,8 @@ def scatter(points: Sequence[Point], *, x_name: str, y_name: str, y_unit: str) -
     return "".join([*parts, "</svg>"])
 
 
-def _open(width: float, height: float, title: str) -> str:
+def open_svg(width: float, height: float, title: str) -> str:
+    """The opening tag of a picture."""
     return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{safe(title)}">'
 
 
@@ -159,7 +160,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - margin) if low >= 0 else low - margin, high + margin
 
 
-def _ticks(high: float, low: float = 0.0) -> list[float]:
+def ticks(high: float, low: float = 0.0) -> list[float]:
     """Three to six round numbers from ``low`` to ``high``."""
     span = high - low
     if span <= 0 or not math.isfinite(span):

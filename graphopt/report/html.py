@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from graphopt.report import format as f
+from graphopt.report.calibrated import calibrated_sections
 from graphopt.report.charts import Point, kernel_bars, kernel_pairs, safe, scatter, timeline
+from graphopt.report.parts import badge, section, table
+from graphopt.report.sentences import meaning
 from graphopt.report.style import STYLE
 from graphopt.results import OptimizeResult
 from graphopt.verification import Verification
 from graphopt.version import __version__
-
-MAX_ROWS = 400
-"""Rows of a table at most; the rest is counted."""
 
 
 def html_report(result: OptimizeResult) -> str:
@@ -25,9 +25,10 @@ def html_report(result: OptimizeResult) -> str:
         if result.plan.changes:
             body += [_latency(result), _changes(result)]
         else:
-            body.append(_section("Where the latency goes", _legend(both=False), kernel_bars(*result.estimates)))
+            body.append(section("Where the latency goes", _legend(both=False), kernel_bars(*result.estimates)))
     if result.verification is not None:
         body.append(_verification(result.verification, exact=result.safety == "exact"))
+    body += calibrated_sections(result)
     if len(result.front) > 1:
         body.append(_front(result))
     body += [_refusals(result), _provenance(result)]
@@ -47,13 +48,16 @@ def _header(result: OptimizeResult) -> str:
         text = f"{gain} estimated latency with {f.plural(result.plan.changes, 'change')}"
     else:
         text = f"{result.outcome}: {result.reason}"
-    badges = _badge(result.outcome) + _badge(result.safety)
+    badges = badge(result.outcome) + badge(result.safety)
     if result.verification is not None:
-        badges += _badge(_verdict(result.verification, exact=result.safety == "exact"))
+        badges += badge(_verdict(result.verification, exact=result.safety == "exact"))
+    if result.drift is not None:
+        badges += badge("drift", f"drift {f.small(result.drift.value)}")
+    meant = f"<p class=note>{result.safety}: {safe(meaning(result))}</p>" if result.plan.changes else ""
     return (
         f"<header><p class=crumb>graphopt report</p>"
         f"<h1>{safe(result.model)} <span>on {safe(result.plan.target)}</span></h1>"
-        f"<p class=lead>{safe(text)}</p><p>{badges}</p></header>"
+        f"<p class=lead>{safe(text)}</p><p>{badges}</p>{meant}</header>"
     )
 
 
@@ -94,7 +98,7 @@ def _latency(result: OptimizeResult) -> str:
     gone, new = sum(b is None for _, b in pairs), sum(a is None for a, _ in pairs)
     text = f"{len(before.kernels)} kernels before, {len(after.kernels)} after"
     text += f" ({gone} fused away, {new} new)." if gone or new else "."
-    return _section(
+    return section(
         "Where the latency goes",
         _legend(both=True),
         timeline(before, after),
@@ -119,25 +123,25 @@ def _changes(result: OptimizeResult) -> str:
             f"<code>{safe(change.place)}</code>",
             safe(change.text),
             safe(change.rule),
-            _badge(change.safety),
+            badge(change.safety),
             f"<div class=gain><i style='width:{100 * max(change.gain_us, 0) / largest:.1f}%'></i>"
             f"<b>{f.latency(change.gain_us)}</b></div>",
         )
         for change in result.changes
     ]
     note = "<p class=note>Gain: estimated latency that undoing this change alone would cost.</p>"
-    table = _table(("place", "change", "rule", "safety", "gain"), rows)
-    return _section(f"What changed ({len(result.changes)})", f"<p>{rules}</p>", table, note)
+    shown = table(("place", "change", "rule", "safety", "gain"), rows)
+    return section(f"What changed ({len(result.changes)})", f"<p>{rules}</p>", shown, note)
 
 
 def _verification(proof: Verification, *, exact: bool) -> str:
     verdict = _verdict(proof, exact=exact)
     why = "" if verdict == "drift" else safe(proof.reason)
     source = "given inputs" if proof.inputs == "given" else f"made-up inputs (seed {proof.seed})"
-    lead = f"<p>{_badge(verdict)} on {f.plural(proof.samples, 'sample')} of {source}. {why}</p>"
+    lead = f"<p>{badge(verdict)} on {f.plural(proof.samples, 'sample')} of {source}. {why}</p>"
     rows = [
         (
-            f"<code>{safe(output.name)}</code>", _badge(output.verdict), f.small(output.max_abs),
+            f"<code>{safe(output.name)}</code>", badge(output.verdict), f.small(output.max_abs),
             f.small(output.noise_max_abs), f.small(output.relative_l2), f.small(output.noise_relative_l2),
             f.small(output.cosine), "-" if output.top1_agreement is None else f"{output.top1_agreement:.1%}",
         )
@@ -148,7 +152,7 @@ def _verification(proof: Verification, *, exact: bool) -> str:
         "<p class=note>Noise is the original against itself, with and without onnxruntime's optimisations: what "
         "rounding alone does to this model on these inputs.</p>"
     )
-    return _section("Verification", lead, _table(head, rows, numbers=2) if rows else "", note)
+    return section("Verification", lead, table(head, rows, numbers=2) if rows else "", note)
 
 
 def _verdict(proof: Verification, *, exact: bool) -> str:
@@ -175,7 +179,7 @@ def _front(result: OptimizeResult) -> str:
         '<p class=legend><span><i class="dot before"></i>before</span><span><i class="dot after"></i>this plan</span>'
         '<span><i class="dot front"></i>other plans on the Pareto front</span></p>'
     )
-    return _section(
+    return section(
         f"Plans that the search met ({len(result.front)} on the front)",
         legend,
         "<div class=two><figure><figcaption>peak activation memory</figcaption>",
@@ -194,9 +198,9 @@ def _refusals(result: OptimizeResult) -> str:
     ]
     if not rows:
         return ""
-    table = _table(("rule", "why not", "places"), rows)
+    shown = table(("rule", "why not", "places"), rows)
     title = f"What was refused, and why ({len(result.refusals)})"
-    return f"<section><details><summary>{title}</summary>{table}</details></section>"
+    return f"<section><details><summary>{title}</summary>{shown}</details></section>"
 
 
 def _provenance(result: OptimizeResult) -> str:
@@ -208,26 +212,4 @@ def _provenance(result: OptimizeResult) -> str:
         ("written to", safe(result.output or "nothing was written")),
         ("candidates priced", f"{result.evaluations:,}"),
     ]
-    return _section("Provenance", _table(("", ""), rows))
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
-
-
-def _badge(word: str) -> str:
-    return f'<span class="badge {safe(word)}">{safe(word)}</span>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int = 99) -> str:
-    """A table of cells that are HTML already; columns from ``numbers`` on are right-aligned."""
-    rows = list(rows)
-    style = [' class="n"' if i >= numbers else "" for i in range(len(head))]
-    lines = ["".join(f"<td{style[i]}>{cell}</td>" for i, cell in enumerate(row)) for row in rows[:MAX_ROWS]]
-    if len(rows) > MAX_ROWS:
-        lines.append(f'<td colspan="{len(head)}">and {len(rows) - MAX_ROWS} more</td>')
-    top = "".join(f"<th{style[i]}>{name}</th>" for i, name in enumerate(head))
-    header = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
-    return (
-        f"<div class=scroll><table>{header}<tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table></div>"
-    )
+    return section("Provenance", table(("", ""), rows))

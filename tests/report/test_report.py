@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from graphopt import Options, optimize
 from graphopt.report import format as f
-from graphopt.report.charts import Point, _ticks, kernel_pairs, scatter
+from graphopt.report.charts import Point, kernel_pairs, scatter, ticks
 from graphopt.report.html import html_report
 from graphopt.report.text import plain
 from graphopt.report.values import clean, optimize_values
@@ -151,9 +151,9 @@ def test_a_number_keeps_three_digits(value: float) -> None:
 
 @given(st.floats(-1e6, 1e9), st.floats(1e-6, 1e9))
 def test_axes_have_a_few_ticks_inside(low: float, span: float) -> None:
-    ticks = _ticks(low + span, low)
-    assert 1 <= len(ticks) <= 7
-    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
+    found = ticks(low + span, low)
+    assert 1 <= len(found) <= 7
+    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in found)
 
 
 def test_points_lie_inside_the_picture() -> None:
