@@ -30,8 +30,7 @@ def calibrated(result: OptimizeResult) -> Iterator[RenderableType]:
     if result.evaluation is not None:
         samples = f.plural(result.evaluation[0].samples, "sample")
         for metric in metrics(result.evaluation):
-            change = f"{metric.before} -> {metric.after} ({metric.difference})"
-            yield f"evaluation     {cell(metric.name)} {change} on {samples}"
+            yield f"evaluation     {cell(metric)} on {samples}"
 
 
 def drift_table(drift: Drift) -> Table:

@@ -202,9 +202,8 @@ def make_options(values: Mapping[str, Any]) -> Options:
     from graphopt.results import Options
     from graphopt.search.objective import Constraints
 
-    for name in ("preprocess", "max_drift"):
-        if values.get(name) is not None and values.get("calibration") is None:
-            raise click.UsageError(f"--{name.replace('_', '-')} needs --calibration")
+    if values.get("preprocess") is not None and values.get("calibration") is None:
+        raise click.UsageError("--preprocess is for a folder of images: add --calibration FOLDER")
     bounds = {name: values.get(f"max_{name}") for name in ("latency_us", "peak_bytes", "parameter_bytes", "macs")}
     given: dict[str, Any] = {"constraints": Constraints(**bounds)}
     for name in (

@@ -70,14 +70,18 @@ class Metric:
     after: str
     difference: str
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.before} -> {self.after} ({self.difference})"
+
 
 def metrics(evaluation: tuple[Evaluation, Evaluation]) -> list[Metric]:
     """The metrics of both models, those of the original first."""
     before, after = (dict(one.metrics) for one in evaluation)
-    return [_metric(name, before.get(name), after.get(name)) for name in {**before, **after}]
+    return [metric_change(name, before.get(name), after.get(name)) for name in {**before, **after}]
 
 
-def _metric(name: str, before: float | None, after: float | None) -> Metric:
+def metric_change(name: str, before: float | None, after: float | None) -> Metric:
+    """One metric as text; a value that is not there is ``-``."""
     values = [value for value in (before, after) if value is not None]
     is_share = name in _SHARES and all(0 <= value <= 1 for value in values)
     shown = f.share if is_share else f.metric

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.outputs import write_text
-from graphopt.results import Options, ZooNumbers, ZooRow
+from graphopt.results import Options, ZooRow
 from graphopt.version import __version__
+from graphopt.zoo.numbers import MeasuredNumbers
 
 FILE = "graphopt-zoo.json"
 TABLE = "graphopt-zoo.csv"
 FORMAT = 1
-_COLUMNS = ("model", "outcome", "reason", "seconds", *(field.name for field in dataclasses.fields(ZooNumbers)))
+_COLUMNS = ("model", "outcome", "reason", "seconds", *(field.name for field in dataclasses.fields(MeasuredNumbers)))
 
 
 class Journal:
@@ -41,7 +42,7 @@ class Journal:
         if row.get("options") != self._options or row.get("file") != _digest(model):
             return None
         try:
-            numbers = ZooNumbers(**row["numbers"])
+            numbers = MeasuredNumbers(**row["numbers"])
             return ZooRow(name, row["outcome"], str(row["reason"]), float(row["seconds"]), numbers)
         except (KeyError, TypeError, ValueError):
             return None
@@ -85,15 +86,33 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _fingerprint(options: Options) -> str:
-    """A digest of the options, the files that they name, and graphopt's version."""
+    """A digest of the options, what they name, and graphopt's version."""
     content: list[Any] = [__version__]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         content.append([field.name, sorted(value.items()) if isinstance(value, Mapping) else repr(value)])
-    named = [Path(path) for path in (options.target, options.calibration) if path and Path(path).is_file()]
-    named += [file for folder in options.rule_dirs for file in sorted(Path(folder).rglob("*.toml"))]
-    content += [[str(file), _digest(file)] for file in named]
+    for name in (options.target, options.calibration, options.preprocess, _evaluated(options.evaluate)):
+        if name and Path(name).is_file():
+            content.append([name, _digest(Path(name))])
+    if options.calibration and Path(options.calibration).is_dir():
+        content.append(_stamps(Path(options.calibration)))
+    for folder in options.rule_dirs:
+        content += [[str(file), _digest(file)] for file in sorted(Path(folder).rglob("*.toml"))]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _evaluated(spec: str | None) -> str | None:
+    """The file behind ``--evaluate``, where it is one that may change: data, or a module beside us."""
+    if spec is None or spec.lower().endswith(".npz"):
+        return spec
+    module = spec.rpartition(":")[0]
+    return module if module.endswith(".py") else f"{module.replace('.', '/')}.py"
+
+
+def _stamps(folder: Path) -> list[list[Any]]:
+    """Name, size and time of each file below a folder: there may be gigabytes of images."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [[str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _digest(file: Path) -> str:

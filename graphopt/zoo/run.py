@@ -16,8 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from graphopt.errors import ConfigError
-from graphopt.results import OptimizeResult, Options, ZooNumbers, ZooRow
+from graphopt.results import OptimizeResult, Options, ZooRow
 from graphopt.zoo.journal import Journal
+from graphopt.zoo.numbers import numbers_of
 from graphopt.zoo.one import JOB, RESULT, Job
 
 NEEDS_SHAPES = "--input-shape"
@@ -187,25 +188,7 @@ class _Runner:
             reason = answer.removeprefix(f"{self.folder / name}: ")
             return ZooRow(name, "skipped" if NEEDS_SHAPES in reason else "failed", reason, seconds)
         result = replace(answer, model=str(self.folder / name))
-        return ZooRow(name, result.outcome, result.reason, seconds, _numbers(result) if result.before else None, result)
-
-
-def _numbers(result: OptimizeResult) -> ZooNumbers:
-    before, after = result.estimates
-    return ZooNumbers(
-        latency_us_before=before.latency_us,
-        latency_us_after=after.latency_us,
-        peak_activation_bytes_before=before.peak_activation_bytes,
-        peak_activation_bytes_after=after.peak_activation_bytes,
-        parameters_before=before.parameters,
-        parameters_after=after.parameters,
-        macs_before=before.macs,
-        macs_after=after.macs,
-        safety=result.safety,
-        changes=result.plan.changes,
-        verdict=None if result.verification is None else result.verification.verdict,
-        plan_digest=result.plan.digest,
-    )
+        return ZooRow(name, result.outcome, result.reason, seconds, numbers_of(result), result)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

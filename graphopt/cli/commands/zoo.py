@@ -75,15 +75,21 @@ def command(folder: str, output: str, jobs: int, force: bool, timeout: float, as
 
 
 def _table(rows: tuple[ZooRow, ...]) -> Table:
+    """One row for each model; drift and metric have columns where some model has them."""
     from graphopt.cli.output import cell, table
     from graphopt.cli.summary import styled
     from graphopt.report import format as f
+    from graphopt.report.sentences import metric_change
+    from graphopt.zoo.numbers import MeasuredNumbers
 
+    measured = [row.numbers if isinstance(row.numbers, MeasuredNumbers) else None for row in rows]
+    drifts = ("drift",) if any(one and one.drift is not None for one in measured) else ()
+    metrics = ("metric",) if any(one and one.metric for one in measured) else ()
     numbers = ("latency", "change", "memory", "params")
-    made = table("model", "outcome", *numbers, "safety", "proof", right=numbers)
-    for row in rows:
+    made = table("model", "outcome", *numbers, "safety", "proof", *drifts, *metrics, right=(*numbers, *drifts))
+    for row, extra in zip(rows, measured, strict=True):
         found = row.numbers
-        made.add_row(
+        cells = [
             cell(row.model),
             styled(row.outcome),
             f.latency(found.latency_us_after) if found else "-",
@@ -92,5 +98,11 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
             f.change(found.parameters_before, found.parameters_after) if found else "-",
             styled(found.safety) if found else "-",
             styled(found.verdict) if found and found.verdict else "-",
-        )
+        ]
+        if drifts:
+            cells.append(f.small(extra.drift if extra else None))
+        if metrics:
+            change = metric_change(extra.metric, extra.metric_before, extra.metric_after) if extra else None
+            cells.append(cell(change) if change and change.name else "-")
+        made.add_row(*cells)
     return made

@@ -1,0 +1,54 @@
+"""What the table of a zoo shows of one model, from its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphopt.results import OptimizeResult, ZooNumbers
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredNumbers(ZooNumbers):
+    """The estimates, and what calibration data and labels add to them.
+
+    Attributes:
+        drift: the worst output's drift on held-out samples, ``None`` where none was measured.
+        metric: name of the evaluation's first metric, ``""`` without an evaluation.
+        metric_before: its value for the original.
+        metric_after: its value for the result.
+    """
+
+    drift: float | None = None
+    metric: str = ""
+    metric_before: float | None = None
+    metric_after: float | None = None
+
+
+def numbers_of(result: OptimizeResult) -> MeasuredNumbers | None:
+    """The numbers of a result, ``None`` where the model was not priced."""
+    if result.before is None:
+        return None
+    before, after = result.estimates
+    metric, metric_before, metric_after = "", None, None
+    if result.evaluation is not None:
+        first, second = (dict(one.metrics) for one in result.evaluation)
+        metric = next(iter(first), "")
+        metric_before, metric_after = first.get(metric), second.get(metric)
+    return MeasuredNumbers(
+        latency_us_before=before.latency_us,
+        latency_us_after=after.latency_us,
+        peak_activation_bytes_before=before.peak_activation_bytes,
+        peak_activation_bytes_after=after.peak_activation_bytes,
+        parameters_before=before.parameters,
+        parameters_after=after.parameters,
+        macs_before=before.macs,
+        macs_after=after.macs,
+        safety=result.safety,
+        changes=result.plan.changes,
+        verdict=None if result.verification is None else result.verification.verdict,
+        plan_digest=result.plan.digest,
+        drift=None if result.drift is None else result.drift.value,
+        metric=metric,
+        metric_before=metric_before,
+        metric_after=metric_after,
+    )
