@@ -9,7 +9,9 @@ kernel``; the im2col patch of a convolution). Dense ops have one group, a depthw
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,10 @@ from graphopt.rewrites.convs import Conv, is_standard, read_conv
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
+Layout = Literal["rows", "columns", "transposed"]
+
+LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Op types that `read_linear` knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +43,9 @@ class Linear:
         biased: whether the op can take a bias.
         places: output positions of one sample.
         table: for a convolution, where in the flat input each output position reads, shape (places, kernel); one
-            past the end is a padded zero. ``None`` for a matrix product.
-        transposed: whether the weight is stored as (outputs, columns).
+            past the end is a zero. ``None`` for a matrix product.
+        layout: how the weight is stored: ``rows`` (groups, outputs, columns), ``columns`` (columns, outputs), or
+            ``transposed`` (input channels, outputs, kernel), as a ConvTranspose has it.
     """
 
     op: Op
@@ -50,7 +57,7 @@ class Linear:
     biased: bool
     places: int
     table: Ints | None
-    transposed: bool
+    layout: Layout
 
     @property
     def channels(self) -> int:
@@ -60,9 +67,11 @@ class Linear:
     def matrix(self) -> Doubles:
         """The weights, shape (groups, columns, outputs)."""
         values = self.weight.array().astype(np.float64)
-        if self.transposed:
-            return np.ascontiguousarray(values.reshape(self.groups, self.outputs, self.columns).transpose(0, 2, 1))
-        return values.reshape(1, self.columns, self.outputs)
+        if self.layout == "rows":
+            values = values.reshape(self.groups, self.outputs, self.columns).transpose(0, 2, 1)
+        elif self.layout == "transposed":
+            values = values.reshape(len(values), self.outputs, -1).transpose(0, 2, 1)
+        return np.ascontiguousarray(values).reshape(self.groups, self.columns, self.outputs)
 
     def offsets(self) -> Doubles:
         """The bias, shape (groups, 1, outputs)."""
@@ -71,7 +80,9 @@ class Linear:
 
     def stored(self, matrix: Doubles) -> Array:
         """Turn (groups, columns, outputs) back into the weight's layout and type."""
-        values = matrix.transpose(0, 2, 1) if self.transposed else matrix
+        values = matrix.transpose(0, 2, 1) if self.layout == "rows" else matrix
+        if self.layout == "transposed":
+            values = matrix.reshape(self.weight.shape[0], -1, self.outputs).transpose(0, 2, 1)
         return np.ascontiguousarray(values.reshape(self.weight.shape), self.weight.dtype)
 
     def rows(self, x: Array, picked: Ints) -> Floats:
@@ -113,7 +124,7 @@ def read_linear(graph: Graph, op: Op) -> Linear | str | None:
         return "its weights are not constant" if conv is None else _convolution(graph, conv)
     if is_standard(op, "Gemm") or is_standard(op, "MatMul"):
         return _product(graph, op)
-    return "transposed convolutions are not re-fitted" if is_standard(op, "ConvTranspose") else None
+    return _transposed(graph, op) if is_standard(op, "ConvTranspose") else None
 
 
 def _convolution(graph: Graph, conv: Conv) -> Linear | str:
@@ -122,23 +133,55 @@ def _convolution(graph: Graph, conv: Conv) -> Linear | str:
         return "its shapes are not static"
     if conv.weight.dtype.kind != "f":
         return "its weights are no floating-point numbers"
-    table = _table(conv, before[2:], after[2:])
+    table = _table(_reads(conv, before[2:], after[2:]), before[2:])
     columns = conv.weight.shape[1] * math.prod(conv.kernel)
     outputs = conv.out_channels // conv.group
-    return Linear(
-        conv.op, conv.weight, conv.bias, conv.group, columns, outputs, True, len(table), table, transposed=True
-    )
+    return Linear(conv.op, conv.weight, conv.bias, conv.group, columns, outputs, True, len(table), table, "rows")
 
 
-def _table(conv: Conv, before: tuple[int, ...], after: tuple[int, ...]) -> Ints:
-    """Flat input position by (output position, kernel position); ``prod(before)`` for a padded zero."""
+def _transposed(graph: Graph, op: Op) -> Linear | str:
+    """A transposed convolution, told from its outputs: ``y[p] = sum_k W[k] x[(p + pad - k * dilation) / stride]`` over
+    the k for which that is a whole number inside the input."""
+    weight, bias = graph.weight(op.input(1)), graph.weight(op.input(2))
+    before, after = graph.static_shape(op.inputs[0]), graph.static_shape(op.outputs[0])
+    if weight is None or (op.input(2) and bias is None):
+        return "its weights are not constant"
+    if before is None or after is None:
+        return "its shapes are not static"
+    if op.attribute("group", 1) != 1 or op.attribute("auto_pad", "NOTSET") != "NOTSET" or op.attribute("output_shape"):
+        return "it is a transposed convolution with groups or with padding of its own"
+    if weight.dtype.kind != "f":
+        return "its weights are no floating-point numbers"
+    kernel = weight.shape[2:]
+    ones = (1,) * len(kernel)
+    strides, dilations = op.attribute("strides") or ones, op.attribute("dilations") or ones
+    pads = op.attribute("pads") or (0,) * len(kernel)
+    axes = []
+    for axis, places in enumerate(after[2:]):
+        at = np.arange(places)[:, None] + pads[axis] - np.arange(kernel[axis])[None] * dilations[axis]
+        axes.append(np.where(at % strides[axis] == 0, at // strides[axis], -1))
+    table = _table(axes, before[2:])
+    columns = weight.shape[0] * math.prod(kernel)
+    return Linear(op, weight, bias, 1, columns, weight.shape[1], True, len(table), table, "transposed")
+
+
+def _reads(conv: Conv, before: tuple[int, ...], after: tuple[int, ...]) -> list[Ints]:
+    """For each axis the input position by (output position, kernel position)."""
+    pads, strides, dilations = conv.pads(before), conv.per_axis("strides"), conv.per_axis("dilations")
+    return [
+        np.arange(places)[:, None] * strides[axis]
+        - pads[axis][0]
+        + np.arange(conv.kernel[axis])[None] * dilations[axis]
+        for axis, places in enumerate(after)
+    ]
+
+
+def _table(axes: Sequence[Ints], before: tuple[int, ...]) -> Ints:
+    """Flat input position by (output position, kernel position) out of those per axis; ``prod(before)`` for a zero."""
     flat = np.zeros((1, 1), np.intp)
     inside = np.ones((1, 1), bool)
-    pads, strides, dilations = conv.pads(before), conv.per_axis("strides"), conv.per_axis("dilations")
-    for axis, (length, places) in enumerate(zip(before, after, strict=True)):
-        at = np.arange(places)[:, None] * strides[axis] - pads[axis][0]
-        at = at + np.arange(conv.kernel[axis])[None] * dilations[axis]
-        size = (flat.shape[0] * places, flat.shape[1] * conv.kernel[axis])
+    for at, length in zip(axes, before, strict=True):
+        size = (flat.shape[0] * at.shape[0], flat.shape[1] * at.shape[1])
         flat = (flat[:, None, :, None] * length + at[None, :, None, :]).reshape(size)
         inside = (inside[:, None, :, None] & ((at >= 0) & (at < length))[None, :, None, :]).reshape(size)
     return np.where(inside, flat, math.prod(before))
@@ -162,7 +205,7 @@ def _product(graph: Graph, op: Op) -> Linear | str | None:
     if op.input(2) and (bias is None or bias.size != outputs):
         return "its bias is no constant vector"
     places = math.prod(after[1:-1])
-    return Linear(op, weight, bias, 1, columns, outputs, gemm, places, None, turned)
+    return Linear(op, weight, bias, 1, columns, outputs, gemm, places, None, "rows" if turned else "columns")
 
 
 def with_weights(linear: Linear, weight: str, bias: str) -> Op:

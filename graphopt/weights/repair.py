@@ -22,7 +22,7 @@ from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op, Weight
 from graphopt.rewrites.convs import fresh_name
 from graphopt.weights.fit import UNCHANGED, Effort, Problem, fit
-from graphopt.weights.linear import Doubles, Ints, with_weights
+from graphopt.weights.linear import LINEAR, Doubles, Ints, with_weights
 from graphopt.weights.taps import Samples, Stream
 from graphopt.weights.units import Unit, find_unit, is_changed
 
@@ -112,7 +112,7 @@ def repair(
     keys = [op.key for op in rewritten.ops()]
     if only is not None:
         keys = keys[: 1 + max((keys.index(key) for key in only), default=-1)]
-    linear = [key for key in keys if rewritten.op(key).op_type in ("Conv", "Gemm", "MatMul")]
+    linear = [key for key in keys if rewritten.op(key).op_type in LINEAR]
     done = 0
     for key in keys:
         if key in linear:

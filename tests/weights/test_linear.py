@@ -58,6 +58,28 @@ def test_convolutions(kernel, stride, dilation, pads, groups, biased) -> None:
     )
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    pads=st.tuples(*[st.integers(0, 1)] * 4),
+    more=st.booleans(),
+)
+def test_transposed_convolutions(kernel, stride, dilation, pads, more) -> None:
+    extra = f"output_padding={[int(more and s > 1) for s in stride]}, " if more else ""
+    check(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        up (float[3,4,6,5] image) => (float[3,5,h,w] y) <float[4,5,{kernel[0]},{kernel[1]}] w, float[5] b>
+        {{ y = ConvTranspose<{extra}strides={list(stride)}, dilations={list(dilation)}, pads={list(pads)}>
+               (image, w, b) }}""",
+        "y",
+        4,
+        6,
+        5,
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "shape", "weights"),
     [
@@ -78,11 +100,11 @@ def test_products_and_other_ranks(body: str, shape: tuple[int, ...], weights: st
 def test_what_cannot_be_solved_says_why(tmp_path: Path) -> None:
     graph = net(
         """<ir_version: 8, opset_import: ["": 17]>
-        m (float[3,6] image) => (float[3,5] y, float[3,5] z, float[3,2,2] t) <float[6,5] w, float[5] b, float[5,2,2] v>
+        m (float[3,6] image) => (float[3,5] y, float[3,5] z, float[3,2,1] t) <float[6,5] w, float[5] b, float[5,2,2] v>
         { y = Gemm<alpha=2.0>(image, w, b) z = Relu(y) axis = Constant<value = int64[1] {2}>()
-          u = Unsqueeze(y, axis) t = ConvTranspose<strides=[2]>(u, v) }""",
+          u = Unsqueeze(y, axis) t = ConvTranspose<auto_pad="SAME_UPPER">(u, v) }""",
         tmp_path / "m.onnx",
     )
     assert read_linear(graph, graph.op("y")) == "it scales or transposes its operands"
-    assert read_linear(graph, graph.op("t")) == "transposed convolutions are not re-fitted"
+    assert read_linear(graph, graph.op("t")) == "it is a transposed convolution with groups or with padding of its own"
     assert read_linear(graph, graph.op("z")) is None
