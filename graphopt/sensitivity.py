@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.apply import SiteAction, WidthAction, apply_actions
+from graphopt.decide import decisions_of
 from graphopt.ir.graph import Graph
 from graphopt.onnx_io.save import save
 from graphopt.real_data import RealData
@@ -39,11 +40,14 @@ from graphopt.weights.units import is_changed
 MEASURED_WIDTHS = 3
 """Widths of a group that are measured at most; the others lie between."""
 
-SOLVE_SAMPLES = 128
+SOLVE_SAMPLES = 64
 """Samples of a single repair at most."""
 
-JUDGE_SAMPLES = 256
+JUDGE_SAMPLES = 128
 """Held-out samples that a drift is measured on at most."""
+
+UNMEASURED = 1e6
+"""Stands for the drift of an option that was not measured: no budget allows it."""
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -101,7 +105,7 @@ def measure_sensitivity(
     """
     meter = _Meter(space, data.limited(SOLVE_SAMPLES, JUDGE_SAMPLES), original)
     journal = _Journal(_cache_folder(cache), digest, meter.data)
-    wanted = _wanted(space)
+    wanted = _wanted(space, table)
     values: dict[str, float] = {}
     reused = 0
     for done, (key, sites, widths) in enumerate(wanted):
@@ -120,7 +124,7 @@ def measure_sensitivity(
     for v, variable in enumerate(table.variables):
         if variable.kind == "site":
             site = next(site for site in space.sites if site.id == variable.id)
-            drift[v] = np.array([values[_site_key(o)] if _lossy(o) else 0.0 for o in site.options])
+            drift[v] = np.array([values.get(_site_key(o), UNMEASURED) if _lossy(o) else 0.0 for o in site.options])
         elif variable.kind == "width":
             width = next(width for width in space.widths if width.group.id == variable.id)
             drift[v] = _interpolated(width, values)
@@ -140,12 +144,18 @@ def _width_key(width: Width, channels: int) -> str:
     return f"{width.group.id}: {width.group.size} -> {channels} channels"
 
 
-def _wanted(space: Space) -> list[tuple[str, tuple[SiteAction, ...], tuple[WidthAction, ...]]]:
-    """Everything to measure: a key, and what to apply."""
+def _wanted(space: Space, table: CostTable) -> list[tuple[str, tuple[SiteAction, ...], tuple[WidthAction, ...]]]:
+    """Everything to measure: a key, and what to apply. Options of sites that gain nothing by themselves on this target
+    are left out (and then out of the search): a late block's dense kernel takes longest to fit, and is never chosen."""
     found: dict[str, tuple[tuple[SiteAction, ...], tuple[WidthAction, ...]]] = {}
+    gains = {
+        (site.id, option.label): option.gain_us
+        for site in decisions_of(space, table, table.default())
+        for option in site.options
+    }
     for site in space.sites:
         for option in site.options:
-            if _lossy(option):
+            if _lossy(option) and gains[site.id, option.label] > 0:
                 found[_site_key(option)] = (_lossy(option), ())
     for width in space.widths:
         for channels in _measured_widths(width):
