@@ -46,8 +46,8 @@ class Options:
             are repaired on them, drift and proof measured.
         preprocess: how images are prepared: a bundled preset, or a TOML file.
         repair: whether weights are repaired where there is calibration data.
-        max_drift: bound for the drift on held-out samples (see `verification.drift`). Every decision's drift is measured
-            first, and every curated width is on offer.
+        max_drift: bound for the drift on held-out samples (see `verification.drift`). The drift of every decision is
+            measured first, and every curated width is on offer.
         cache: folder for measured drifts; the user's cache folder where it is ``None``.
         memory_limit_bytes: bound for what grows with the calibration samples; ``None`` is 2 GiB.
         evaluate: labelled `.npz`, or ``module:function``: the metric before and after.

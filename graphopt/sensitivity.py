@@ -240,8 +240,11 @@ class _Journal:
         name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
         self._file = folder / f"{name}.jsonl"
         self._known: dict[str, float] = {}
+        self._torn = False
         with contextlib.suppress(OSError):
-            for line in self._file.read_text(encoding="utf-8").splitlines():
+            text = self._file.read_text(encoding="utf-8")
+            self._torn = not text.endswith("\n")
+            for line in text.splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     entry = json.loads(line)
                     self._known[str(entry["decision"])] = float(entry["drift"])
@@ -255,4 +258,5 @@ class _Journal:
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"decision": key, "drift": drift}) + "\n")
+                file.write("\n" * self._torn + json.dumps({"decision": key, "drift": drift}) + "\n")
+            self._torn = False

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.photos MODEL.onnx [--target T] [--max-drift D ...]
 
-Needs scikit-image, scikit-learn and foolbox (`pip install scikit-image scikit-learn foolbox`); nothing of theirs is kept.
+Needs scikit-image, scikit-learn and foolbox (`pip install scikit-image scikit-learn foolbox`); nothing of theirs is
+kept.
 A few photographs are set aside whole; random views (crop, mirror) of the others are the calibration data. For each
 bound it prints the estimated latency, the drift and top-1 agreement on held-out views, and the agreement on views of
 the photographs that were set aside.
@@ -59,7 +60,9 @@ def views(paths: list[Path], seed: int) -> npt.NDArray[np.float32]:
         for _ in range(VIEWS):
             share = np.sqrt(rng.uniform(0.35, 1.0))
             width, height = (max(1, int(side * share)) for side in picture.size)
-            left, top = (int(rng.integers(0, full - part + 1)) for full, part in zip(picture.size, (width, height)))
+            left, top = (
+                int(rng.integers(0, full - part + 1)) for full, part in zip(picture.size, (width, height), strict=True)
+            )
             view = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
             pixels = np.asarray(view, np.float32)
             made.append(pixels[:, ::-1] if rng.random() < 0.5 else pixels)
@@ -95,14 +98,13 @@ def main() -> None:
             seconds = time.perf_counter() - start
             before, after = result.estimates
             gain = 100 * (after.latency_us / before.latency_us - 1)
-            line = f"--max-drift {bound:g}: {result.outcome}, {before.latency_us:,.0f} -> {after.latency_us:,.0f} us ({gain:+.1f} %)"
+            cost = f"{before.latency_us:,.0f} -> {after.latency_us:,.0f} us ({gain:+.1f} %)"
+            line = f"--max-drift {bound:g}: {result.outcome}, {cost}"
             if result.drift is not None:
                 stranger = measure_drift(given.model, out, other, range(other.count))
-                line += (
-                    f"; drift {result.drift.value:.4f}, top-1 agreement {result.drift.top1_agreement:.1%} of "
-                    f"{result.drift.samples} held-out views, {stranger.top1_agreement:.1%} of {stranger.samples} views of "
-                    "photographs set aside"
-                )
+                line += f"; drift {result.drift.value:.4f}, top-1 agreement {result.drift.top1_agreement:.1%} of "
+                line += f"{result.drift.samples} held-out views, {stranger.top1_agreement:.1%} of {stranger.samples} "
+                line += "views of photographs set aside"
             print(f"{line}; {seconds:.0f} s", flush=True)
             print("   ", "; ".join(result.notes), flush=True)
 
