@@ -156,7 +156,7 @@ def _search_within_drift(job: Job, max_drift: float, progress: Progress | None) 
             best = found, draft
         if DRIFT_USED * max_drift <= drift <= max_drift or (best is not None and draft.safety == "exact"):
             break
-        budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.2), 4.0)
+        budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.05), 4.0)
     if best is None:
         best = _search(job, table, replace(job.options.constraints, drift=0.0), progress)
     singles = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"
