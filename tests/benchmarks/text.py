@@ -3,7 +3,7 @@
     python -m tests.benchmarks.text FOLDER [--target T] [--images N]
 
 FOLDER holds ``ch_PP-OCRv3_det_infer.onnx`` and ``ch_ppocr_mobile_v2.0_cls_infer.onnx``. Every repaired-level change
-that pays is made, once with first-method weights and once repaired; drift is measured on rendered text that no solve saw.
+that pays is made, once with first-method weights and once repaired; drift is measured on text that no solve saw.
 """
 
 from __future__ import annotations
