@@ -52,7 +52,7 @@ def repair_sentences(units: tuple[RepairedUnit, ...]) -> Iterator[str]:
     yield f"{f.plural(methods.total(), 'op')} repaired{_counted(methods)}"
     reasons = Counter(unit.note for unit in units if not unit.kept)
     if reasons:
-        yield f"{f.plural(reasons.total(), 'op')} left as they were{_counted(reasons)}"
+        yield f"{f.plural(reasons.total(), 'op')} left alone{_counted(reasons)}"
 
 
 def _counted(counts: Counter[str]) -> str:

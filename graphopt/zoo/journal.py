@@ -89,6 +89,8 @@ def _fingerprint(options: Options) -> str:
     """A digest of the options, what they name, and graphopt's version."""
     content: list[Any] = [__version__]
     for field in dataclasses.fields(options):
+        if field.name == "cache":  # it saves time and changes nothing
+            continue
         value = getattr(options, field.name)
         content.append([field.name, sorted(value.items()) if isinstance(value, Mapping) else repr(value)])
     for name in (options.target, options.calibration, options.preprocess, _evaluated(options.evaluate)):

@@ -1,0 +1,99 @@
+"""A zoo with calibration data and labels: what its rows tell, and what makes it begin anew."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from graphopt import Options, optimize_zoo
+from graphopt.cli import app
+from graphopt.zoo.journal import _fingerprint
+from graphopt.zoo.numbers import MeasuredNumbers
+
+
+@pytest.fixture
+def place(tmp_path: Path, small_model_bytes: bytes) -> Path:
+    """A folder with a zoo of one model, and data beside it."""
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "small.onnx").write_bytes(small_model_bytes)
+    images = np.random.default_rng(0).standard_normal((24, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "real.npz", image=images[:16])
+    np.savez(tmp_path / "labelled.npz", image=images, label=np.arange(24) % 10)
+    return tmp_path
+
+
+def test_rows_have_drift_and_metric_also_from_an_earlier_run(place: Path) -> None:
+    options = Options(calibration=str(place / "real.npz"), evaluate=str(place / "labelled.npz"))
+    (row,) = optimize_zoo(place / "zoo", place / "out", options)
+    assert row.outcome == "optimized", row.reason
+    assert row.result is not None  # it came through a pickle
+    assert row.result.drift is not None
+    assert row.result.evaluation is not None
+    assert any(unit.kept for unit in row.result.repaired)
+    numbers = row.numbers
+    assert isinstance(numbers, MeasuredNumbers)
+    assert (numbers.safety, numbers.verdict) == ("repaired", None)
+    assert numbers.drift == row.result.drift.value > 0
+    before, after = (dict(one.metrics)["top1"] for one in row.result.evaluation)
+    assert (numbers.metric, numbers.metric_before, numbers.metric_after) == ("top1", before, after)
+    with (place / "out" / "graphopt-zoo.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert float(line["drift"]) == numbers.drift
+    assert line["metric"] == "top1"
+
+    (again,) = optimize_zoo(place / "zoo", place / "out", options)
+    assert again.result is None
+    assert again.numbers == numbers
+    arguments = ["zoo", str(place / "zoo"), "-o", str(place / "out"), "--calibration", str(place / "real.npz")]
+    done = CliRunner().invoke(app, [*arguments, "--evaluate", str(place / "labelled.npz")])
+    assert done.exit_code == 0, done.stderr
+    assert "drift" in done.stdout
+    assert f"top-1 accuracy {100 * before:.2f} % -> " in done.stdout
+    values = json.loads(
+        CliRunner().invoke(app, [*arguments, "-t", "npu-32-no-depthwise", "--no-repair", "--json"]).stdout
+    )
+    assert values["rows"][0]["numbers"]["drift"] is None  # exact, and so proved
+    assert values["rows"][0]["numbers"]["verdict"] == "equal"
+
+
+def test_the_table_has_no_column_for_what_nobody_measured(place: Path) -> None:
+    done = CliRunner().invoke(app, ["zoo", str(place / "zoo"), "-o", str(place / "out"), "--no-verify"])
+    assert done.exit_code == 0, done.stderr
+    assert "drift" not in done.stdout
+    assert "metric" not in done.stdout
+
+
+def test_what_the_options_name_counts_for_going_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    (place / "photos" / "deep").mkdir(parents=True)
+    (place / "photos" / "deep" / "a.png").write_bytes(b"picture")
+    (place / "mine.toml").write_text("resize = 'squash'")
+    (place / "metrics.py").write_text("def f(run): return 1.0\n")
+    folder = Options(calibration="photos", preprocess="mine.toml", evaluate="metrics:f", max_drift=0.1)
+    data = Options(calibration="real.npz", evaluate="labelled.npz")
+    here = Options(calibration="real.npz", evaluate="metrics.py:f")
+
+    changes: tuple[tuple[Options, dict[str, bytes]], ...] = (
+        (folder, {"photos/deep/a.png": b"other", "photos/b.png": b"new", "mine.toml": b"#", "metrics.py": b"#"}),
+        (data, {"real.npz": b"x", "labelled.npz": b"x"}),
+        (here, {"metrics.py": b"x"}),
+    )
+    for options, files in changes:
+        for name, content in files.items():
+            before = _fingerprint(options)
+            assert _fingerprint(options) == before
+            (place / name).write_bytes(content)
+            os.utime(place / name, ns=(1, 1))
+            assert _fingerprint(options) != before, name
+    known = {_fingerprint(folder)}
+    for change in ({"max_drift": 0.2}, {"repair": False}, {"preprocess": "unit"}, {"memory_limit_bytes": 1 << 20}):
+        known.add(_fingerprint(replace(folder, **change)))
+    assert len(known) == 5
+    assert _fingerprint(replace(folder, cache="elsewhere")) in known
