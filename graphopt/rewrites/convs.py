@@ -9,8 +9,9 @@ from typing import TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Array, Op, Weight
+from graphopt.rewrites.rewrite import Refusal
 
 Floats = npt.NDArray[np.float64]
 
@@ -106,9 +107,17 @@ def read_conv(graph: Graph, op: Op | None) -> Conv | None:
     return Conv(op, weight, bias, int(op.attribute("group", 1)))
 
 
-def is_grouped(op: Op) -> bool:
-    """Whether ``op`` is a Conv that says it has groups (it may be depthwise; its weights may not even be constant)."""
-    return is_standard(op, "Conv") and int(op.attribute("group", 1)) > 1
+def read_depthwise(graph: Graph, op: Op) -> Conv | Refusal | None:
+    """Return ``op`` as a depthwise :class:`Conv`, why it is not quite one, or ``None`` where it has no groups, or groups
+    of several channels."""
+    if not is_standard(op, "Conv") or int(op.attribute("group", 1)) == 1:
+        return None
+    conv = read_conv(graph, op)
+    if conv is None:
+        return Refusal(op.key, "the weights are not constant")
+    if not conv.is_depthwise:
+        return Refusal(op.key, "the depth multiplier is not 1") if conv.group == conv.in_channels else None
+    return conv
 
 
 def fresh_name(graph: Graph, base: str) -> str:
@@ -152,3 +161,17 @@ def regroup(weight: Array, groups: int, wanted: int) -> Array:
     block = channel // (out // groups) % joined
     spread[channel, block * width + np.arange(width)] = weight
     return spread
+
+
+def regrouped(graph: Graph, key: str, *, groups: int, name: str) -> Patch:
+    """Describe the Conv ``key`` with fewer groups and the same outputs; ``name`` is the rewrite's."""
+    conv = read_conv(graph, graph.op(key))
+    assert conv is not None
+    weight = Weight(
+        fresh_name(graph, f"{key}/{name}/weight"),
+        (conv.out_channels, conv.in_channels // groups, *conv.kernel),
+        conv.weight.dtype,
+        lambda: regroup(conv.weight.array(), conv.group, groups),
+    )
+    inputs = (conv.op.input(0), weight.name, *conv.op.inputs[2:])
+    return Patch((key,), (replaced(conv.op, inputs, group=groups),), (weight,))

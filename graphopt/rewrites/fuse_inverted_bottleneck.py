@@ -26,9 +26,9 @@ from graphopt.rewrites.convs import (
     Floats,
     bias_values,
     fresh_name,
-    is_grouped,
     is_standard,
     read_conv,
+    read_depthwise,
     replaced,
     values,
 )
@@ -55,14 +55,9 @@ class FuseInvertedBottleneck:
 
     def match(self, graph: Graph, op: Op, params: FuseParams) -> Match | Refusal | None:
         """Match at the depthwise convolution; every depthwise convolution gets a match or a refusal."""
-        if not is_grouped(op):
-            return None
-        depthwise = read_conv(graph, op)
-        if depthwise is None:
-            return Refusal(op.key, "the weights are not constant")
-        if not depthwise.is_depthwise:
-            multiplied = depthwise.group == depthwise.in_channels
-            return Refusal(op.key, "the depth multiplier is not 1") if multiplied else None
+        depthwise = read_depthwise(graph, op)
+        if not isinstance(depthwise, Conv):
+            return depthwise
         inside, sources = _scalar_ops_before(graph, op.input(0))
         if len(sources) > 1:
             return Refusal(op.key, "the depthwise convolution's input is made from several tensors")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graphopt.ir.graph import Graph, Patch
-from graphopt.ir.op import Op, Weight
-from graphopt.rewrites.convs import fresh_name, is_grouped, read_conv, regroup, replaced
+from graphopt.ir.op import Op
+from graphopt.rewrites.convs import Conv, read_depthwise, regrouped
 from graphopt.rewrites.rewrite import Match, Refusal
 
 
@@ -30,25 +30,9 @@ class SwapDepthwiseForDense:
 
     def match(self, graph: Graph, op: Op, params: SwapForDenseParams) -> Match | Refusal | None:
         """Match at every depthwise convolution."""
-        if not is_grouped(op):
-            return None
-        conv = read_conv(graph, op)
-        if conv is None:
-            return Refusal(op.key, "the weights are not constant")
-        if not conv.is_depthwise:
-            return Refusal(op.key, "the depth multiplier is not 1") if conv.group == conv.in_channels else None
-        return Match(op.key, (("depthwise", op.key),), (op.key,))
+        conv = read_depthwise(graph, op)
+        return Match(op.key, (("depthwise", op.key),), (op.key,)) if isinstance(conv, Conv) else conv
 
     def rewrite(self, graph: Graph, match: Match, params: SwapForDenseParams) -> Patch:
         """Put the dense convolution where the depthwise was."""
-        conv = read_conv(graph, graph.op(match.role("depthwise")))
-        assert conv is not None
-        channels = conv.out_channels
-        weight = Weight(
-            fresh_name(graph, f"{match.anchor}/{self.name}/weight"),
-            (channels, channels, *conv.kernel),
-            conv.weight.dtype,
-            lambda: regroup(conv.weight.array(), channels, 1),
-        )
-        inputs = (conv.op.input(0), weight.name, *conv.op.inputs[2:])
-        return Patch(match.removes, (replaced(conv.op, inputs, group=1),), (weight,))
+        return regrouped(graph, match.role("depthwise"), groups=1, name=self.name)

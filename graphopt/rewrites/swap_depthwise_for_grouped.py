@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graphopt.ir.graph import Graph, Patch
-from graphopt.ir.op import Op, Weight
-from graphopt.rewrites.convs import fresh_name, is_grouped, read_conv, regroup, replaced
+from graphopt.ir.op import Op
+from graphopt.rewrites.convs import Conv, read_conv, read_depthwise, regrouped
 from graphopt.rewrites.rewrite import Match, Refusal, WidthCondition
 
 
@@ -41,13 +41,9 @@ class SwapDepthwiseForGrouped:
 
     def match(self, graph: Graph, op: Op, params: SwapForGroupedParams) -> Match | Refusal | None:
         """Match at every depthwise convolution with more than one group's worth of channels."""
-        if not is_grouped(op):
-            return None
-        conv = read_conv(graph, op)
-        if conv is None:
-            return Refusal(op.key, "the weights are not constant")
-        if not conv.is_depthwise:
-            return Refusal(op.key, "the depth multiplier is not 1") if conv.group == conv.in_channels else None
+        conv = read_depthwise(graph, op)
+        if not isinstance(conv, Conv):
+            return conv
         if conv.out_channels <= params.group_width:
             return Refusal(op.key, f"{conv.out_channels} channels fill no more than one group of {params.group_width}")
         condition = WidthCondition(op.outputs[0], 1, multiple=params.group_width, minimum=2 * params.group_width)
@@ -57,12 +53,4 @@ class SwapDepthwiseForGrouped:
         """Put the grouped convolution where the depthwise was."""
         conv = read_conv(graph, graph.op(match.role("depthwise")))
         assert conv is not None
-        groups = conv.out_channels // params.group_width
-        weight = Weight(
-            fresh_name(graph, f"{match.anchor}/{self.name}/weight"),
-            (conv.out_channels, params.group_width, *conv.kernel),
-            conv.weight.dtype,
-            lambda: regroup(conv.weight.array(), conv.group, groups),
-        )
-        inputs = (conv.op.input(0), weight.name, *conv.op.inputs[2:])
-        return Patch(match.removes, (replaced(conv.op, inputs, group=groups),), (weight,))
+        return regrouped(graph, conv.op.key, groups=conv.out_channels // params.group_width, name=self.name)
