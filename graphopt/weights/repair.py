@@ -36,8 +36,8 @@ _HELD_OUT = 0.2
 _EXACT = 1e-4
 """Relative error up to which an op counts as untouched: rounding in single precision."""
 _LEAST_ROWS = 8192
-_MOST_ROWS = 32768
-_ROWS_PER_COLUMN = 8
+_MOST_ROWS = 49152
+_ROWS_PER_COLUMN = 16
 _FEWEST_SAMPLES = 8
 _GRAM_COPIES = 3
 """The Gram matrix, its factors, its inverse."""
