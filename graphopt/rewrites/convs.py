@@ -108,8 +108,10 @@ def read_conv(graph: Graph, op: Op | None) -> Conv | None:
 
 
 def read_depthwise(graph: Graph, op: Op) -> Conv | Refusal | None:
-    """Return ``op`` as a depthwise :class:`Conv`, why it is not quite one, or ``None`` where it has no groups, or groups
-    of several channels."""
+    """Return ``op`` as a depthwise :class:`Conv`, why it is not quite one, or ``None``.
+
+    ``None`` where it has no groups, or groups of several channels.
+    """
     if not is_standard(op, "Conv") or int(op.attribute("group", 1)) == 1:
         return None
     conv = read_conv(graph, op)
