@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.cli.output import cell, table
 from graphopt.report import format as f
-from graphopt.report.sentences import MEASURES, drift_sentence, metrics, repair_sentences
+from graphopt.report.sentences import drift_sentence, metrics, repair_sentences
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from graphopt.results import OptimizeResult
     from graphopt.verification.drift import Drift
+
+
+_SHORT = {"kl": "KL", "relative-l2": "rel. L2", "differing": "differing"}
+"""Measures, where a terminal is narrow."""
 
 
 def calibrated(result: OptimizeResult) -> Iterator[RenderableType]:
@@ -34,13 +38,16 @@ def calibrated(result: OptimizeResult) -> Iterator[RenderableType]:
 
 
 def drift_table(drift: Drift) -> Table:
-    """One row for each output."""
-    numbers = ("drift", "std error", "relative L2", "max abs", "cosine", "top-1", "top-5")
-    made = table("output", *numbers[:2], "measure", *numbers[2:], right=numbers)
+    """One row for each output; agreement on classes has columns where there are classes."""
+    agreement = ("top-1", "top-5") if drift.top1_agreement is not None else ()
+    numbers = ("drift", "rel. L2", "max abs", "cosine", *agreement)
+    made = table("output", "measure", *numbers, right=numbers)
     for output in drift.outputs:
-        made.add_row(
-            cell(output.name), f.small(output.value), f.small(output.standard_error), MEASURES[output.measure],
-            f.small(output.relative_l2), f.small(output.max_abs), f.small(output.cosine),
-            f.share(output.top1_agreement), f.share(output.top5_agreement),
-        )  # fmt: skip
+        cells = [
+            cell(output.name), _SHORT[output.measure], f.small(output.value), f.small(output.relative_l2),
+            f.small(output.max_abs), f.small(output.cosine),
+        ]  # fmt: skip
+        if agreement:
+            cells += [f.share(output.top1_agreement), f.share(output.top5_agreement)]
+        made.add_row(*cells)
     return made

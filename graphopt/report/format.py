@@ -37,9 +37,9 @@ def small(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def share(value: float | None) -> str:
-    """A share of one as ``95.30 %``; ``-`` where there is none."""
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f} %"
+def share(value: float | None, digits: int = 1) -> str:
+    """A share of one as ``95.3 %``; ``-`` where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
 def points(before: float, after: float) -> str:

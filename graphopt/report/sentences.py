@@ -84,9 +84,10 @@ def metric_change(name: str, before: float | None, after: float | None) -> Metri
     """One metric as text; a value that is not there is ``-``."""
     values = [value for value in (before, after) if value is not None]
     is_share = name in _SHARES and all(0 <= value <= 1 for value in values)
-    shown = f.share if is_share else f.metric
     difference = "-"
     if before is not None and after is not None:
         difference = f.points(before, after) if is_share else f.metric(after - before, sign=True)
-    old, new = ("-" if value is None else shown(value) for value in (before, after))
+    old, new = (
+        "-" if value is None else f.share(value, 2) if is_share else f.metric(value) for value in (before, after)
+    )
     return Metric(_SHARES[name] if is_share else name, old, new, difference)
