@@ -21,6 +21,9 @@ from graphopt.weights.least_squares import Ridge
 from graphopt.weights.linear import Doubles, Floats
 
 _STEPS = 16
+_FEWEST_STEPS = 4
+_OPERATIONS = 1e12
+"""Multiplications and additions that the steps of one op may take: a wide kernel gets fewer of them."""
 _PATIENCE = 4
 _CURVATURE = 1.25
 _MOST_CURVATURE = 40.0
@@ -107,7 +110,9 @@ def majorise(
     momentum_w, momentum_c = np.zeros_like(weights), np.zeros_like(centre)
     loss, age = np.inf, 0
     smooth = activation.kind in ("hard-swish", "silu")
-    for _ in range(_STEPS):
+    groups, columns, outputs = weights.shape
+    each = 2.0 * groups * columns * outputs * (2 * n + columns)
+    for _ in range(max(_FEWEST_STEPS, min(_STEPS, int(_OPERATIONS / each)))):
         share = age / (age + 3)
         at_w, at_c = weights + share * momentum_w, centre + share * momentum_c
         predicted = ridge.predict(at_w, at_c, held_out=False) + add
