@@ -219,16 +219,16 @@ def decisions_of(space: Space, table: CostTable, chosen: Candidates) -> tuple[De
     return tuple(views)
 
 
-def notes_of(decisions: Sequence[DecisionView]) -> Mapping[str, list[str]]:
-    """Comment lines for the plan: the op, and each option with its gain and safety."""
-    notes = {}
+def notes_of(decisions: Sequence[DecisionView]) -> Mapping[tuple[str, str], list[str]]:
+    """Comment lines for the plan, by kind and id: the op, and each option with its gain and safety."""
+    notes: dict[tuple[str, str], list[str]] = {}
     for decision in decisions:
         longest = max(len(option.label) for option in decision.options)
         lines = [decision.where]
         for option in decision.options:
             gain = f"{-option.gain_us:+.2f} us" if option.label != KEEP else "as it is"
             lines.append(f"  {option.label:<{longest}}  {option.safety:<8}  {gain}")
-        notes[decision.id] = lines
+        notes[decision.kind, decision.id] = lines
     return notes
 
 

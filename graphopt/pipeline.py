@@ -111,7 +111,8 @@ def optimize(
     result = replace(result, notes=(*result.notes, *notes))
     missed = _missed(draft, options)
     if missed:
-        return replace(result, drift=draft.drift, outcome="failed", reason=missed)
+        units = draft.repaired.units if options.max_drift is not None and draft.repaired is not None else ()
+        return replace(result, drift=draft.drift if units else None, repaired=units, outcome="failed", reason=missed)
     return deliver(draft, result, output)
 
 

@@ -112,12 +112,12 @@ class Plan:
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def plan_to_toml(plan: Plan, notes: Mapping[str, Sequence[str]] | None = None) -> str:
+def plan_to_toml(plan: Plan, notes: Mapping[tuple[str, str], Sequence[str]] | None = None) -> str:
     """Return the plan as TOML text.
 
     Args:
         plan: the plan.
-        notes: comment lines by site id or group id, shown under the choice (options, gains, safety).
+        notes: comment lines by (``site`` or ``width``, id), shown under the choice (options, gains, safety).
     """
     notes = notes or {}
     lines = [
@@ -143,10 +143,10 @@ def plan_to_toml(plan: Plan, notes: Mapping[str, Sequence[str]] | None = None) -
         lines.append(f"params = {{ {params} }}" if params else "params = {}")
     for site in plan.sites:
         lines += ["", "[[site]]", f"id = {_toml(site.site)}", f"choice = {_toml(site.choice)}"]
-        lines += [_comment(note) for note in notes.get(site.site, ())]
+        lines += [_comment(note) for note in notes.get(("site", site.site), ())]
     for width in plan.widths:
         lines += ["", "[[width]]", f"group = {_toml(width.group)}", f"size = {width.size}", f"width = {width.width}"]
-        lines += [_comment(note) for note in notes.get(width.group, ())]
+        lines += [_comment(note) for note in notes.get(("width", width.group), ())]
     return "\n".join(lines) + "\n"
 
 

@@ -49,7 +49,7 @@ class Options:
         max_drift: bound for the drift on held-out samples (see `verification.drift`). The drift of every decision is
             measured first, and every curated width is on offer.
         cache: folder for measured drifts; the user's cache folder where it is ``None``.
-        memory_limit_bytes: bound for what grows with the calibration samples; ``None`` is 2 GiB.
+        memory_limit_bytes: bound for what grows with the calibration samples; ``None`` is 3 GiB.
         evaluate: labelled `.npz`, or ``module:function``: the metric before and after.
         verify: whether to run original and result against each other.
     """
@@ -217,6 +217,10 @@ class ZooNumbers:
         changes: number of decisions that changed something.
         verdict: of the verification, ``None`` when there was none.
         plan_digest: of the plan that was applied.
+        drift: the worst output's drift on held-out samples, ``None`` where none was measured.
+        metric: name of the evaluation's first metric, ``""`` without an evaluation.
+        metric_before: its value for the original.
+        metric_after: its value for the result.
     """
 
     latency_us_before: float
@@ -231,6 +235,10 @@ class ZooNumbers:
     changes: int
     verdict: str | None
     plan_digest: str
+    drift: float | None = None
+    metric: str = ""
+    metric_before: float | None = None
+    metric_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,9 +71,8 @@ def tree() -> onnx.ModelProto:
         class_treeids=[0, 0], class_nodeids=[1, 2], class_ids=[0, 1], class_weights=[1.0, 1.0],
         classlabels_int64s=[0, 1], post_transform="NONE",
     )  # fmt: skip
-    graph = helper.make_graph(
-        [node], "d", [value("x", ["batch", 3])], [value("label", ["batch"], TensorProto.INT64), value("scores", ["batch", 2])]
-    )
+    outputs = [value("label", ["batch"], TensorProto.INT64), value("scores", ["batch", 2])]
+    graph = helper.make_graph([node], "d", [value("x", ["batch", 3])], outputs)
     return model(graph, ("", 17), ("ai.onnx.ml", 3))
 
 

@@ -135,7 +135,7 @@ data_options = stacked(
     ),
     click.option(
         "--memory-limit", "memory_limit_bytes", type=Amount(), metavar="SIZE",
-        help="Bound for what grows with the calibration samples, as 512MiB [default: 2GiB].",
+        help="Bound for what grows with the calibration samples, as 512MiB [default: 3GiB].",
     ),
     click.option(
         "--evaluate", metavar="DATA.npz|MODULE:FUNCTION",
@@ -143,10 +143,16 @@ data_options = stacked(
         "runs the model. The module is imported, and its code runs.",
     ),
 )  # fmt: skip
-max_drift_option = click.option(
-    "--max-drift", type=PositiveNumber(), metavar="D",
-    help="Upper bound for the drift of the outputs (KL in nats for class scores, else relative L2); needs "
-    "--calibration.",
+drift_options = stacked(
+    click.option(
+        "--max-drift", type=PositiveNumber(), metavar="D",
+        help="Upper bound for the drift of the outputs (KL in nats for class scores, else relative L2); needs "
+        "--calibration.",
+    ),
+    click.option(
+        "--cache", type=click.Path(), metavar="DIR",
+        help="Where measured drifts are kept for the next run [default: the user's cache folder].",
+    ),
 )  # fmt: skip
 report_option = click.option(
     "--report",
@@ -209,6 +215,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
         "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",
+        "cache",
         "verify",
     ):  # fmt: skip
         if values.get(name) not in (None, ()):

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.outputs import write_text
-from graphopt.results import Options, ZooRow
+from graphopt.results import Options, ZooNumbers, ZooRow
 from graphopt.version import __version__
-from graphopt.zoo.numbers import MeasuredNumbers
 
 FILE = "graphopt-zoo.json"
 TABLE = "graphopt-zoo.csv"
 FORMAT = 1
-_COLUMNS = ("model", "outcome", "reason", "seconds", *(field.name for field in dataclasses.fields(MeasuredNumbers)))
+_COLUMNS = ("model", "outcome", "reason", "seconds", *(field.name for field in dataclasses.fields(ZooNumbers)))
 
 
 class Journal:
@@ -42,7 +41,7 @@ class Journal:
         if row.get("options") != self._options or row.get("file") != _digest(model):
             return None
         try:
-            numbers = MeasuredNumbers(**row["numbers"])
+            numbers = ZooNumbers(**row["numbers"])
             return ZooRow(name, row["outcome"], str(row["reason"]), float(row["seconds"]), numbers)
         except (KeyError, TypeError, ValueError):
             return None

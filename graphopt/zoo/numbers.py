@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from graphopt.results import OptimizeResult, ZooNumbers
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredNumbers(ZooNumbers):
-    """The estimates, and what calibration data and labels add to them.
-
-    Attributes:
-        drift: the worst output's drift on held-out samples, ``None`` where none was measured.
-        metric: name of the evaluation's first metric, ``""`` without an evaluation.
-        metric_before: its value for the original.
-        metric_after: its value for the result.
-    """
-
-    drift: float | None = None
-    metric: str = ""
-    metric_before: float | None = None
-    metric_after: float | None = None
-
-
-def numbers_of(result: OptimizeResult) -> MeasuredNumbers | None:
+def numbers_of(result: OptimizeResult) -> ZooNumbers | None:
     """The numbers of a result, ``None`` where the model was not priced."""
     if result.before is None:
         return None
@@ -34,7 +15,7 @@ def numbers_of(result: OptimizeResult) -> MeasuredNumbers | None:
         first, second = (dict(one.metrics) for one in result.evaluation)
         metric = next(iter(first), "")
         metric_before, metric_after = first.get(metric), second.get(metric)
-    return MeasuredNumbers(
+    return ZooNumbers(
         latency_us_before=before.latency_us,
         latency_us_after=after.latency_us,
         peak_activation_bytes_before=before.peak_activation_bytes,

@@ -33,7 +33,7 @@ from graphopt.cli import options as o
 @o.allow_option(None)
 @o.rule_options
 @o.search_options
-@o.max_drift_option
+@o.drift_options
 @o.seed_option
 @o.shape_option
 @o.data_options

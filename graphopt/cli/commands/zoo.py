@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @o.allow_option(None)
 @o.rule_options
 @o.search_options
-@o.max_drift_option
+@o.drift_options
 @o.seed_option
 @o.shape_option
 @o.data_options
@@ -80,14 +80,12 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
     from graphopt.cli.summary import styled
     from graphopt.report import format as f
     from graphopt.report.sentences import metric_change
-    from graphopt.zoo.numbers import MeasuredNumbers
 
-    measured = [row.numbers if isinstance(row.numbers, MeasuredNumbers) else None for row in rows]
-    drifts = ("drift",) if any(one and one.drift is not None for one in measured) else ()
-    metrics = ("metric",) if any(one and one.metric for one in measured) else ()
+    drifts = ("drift",) if any(row.numbers and row.numbers.drift is not None for row in rows) else ()
+    metrics = ("metric",) if any(row.numbers and row.numbers.metric for row in rows) else ()
     numbers = ("latency", "change", "memory", "params")
     made = table("model", "outcome", *numbers, "safety", "proof", *drifts, *metrics, right=(*numbers, *drifts))
-    for row, extra in zip(rows, measured, strict=True):
+    for row in rows:
         found = row.numbers
         cells = [
             cell(row.model),
@@ -100,9 +98,9 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
             styled(found.verdict) if found and found.verdict else "-",
         ]
         if drifts:
-            cells.append(f.small(extra.drift if extra else None))
+            cells.append(f.small(found.drift if found else None))
         if metrics:
-            change = metric_change(extra.metric, extra.metric_before, extra.metric_after) if extra else None
+            change = metric_change(found.metric, found.metric_before, found.metric_after) if found else None
             cells.append(cell(change) if change and change.name else "-")
         made.add_row(*cells)
     return made
