@@ -117,7 +117,31 @@ def optimize(
 
 
 def _search(job: Job, table: CostTable, bounds: Constraints, progress: Progress | None) -> tuple[Found, Draft]:
-    """The best candidate, applied. The search sees the live set; the arena that counts may need a little more."""
+    """The best candidate, applied.
+
+    Several depth multipliers under a bound are a choice of capacity, not of speed: the largest one that can keep the
+    bounds is taken. Without any bound the objective decides.
+    """
+    if bounds == Constraints() or not job.space.knobs:
+        found, draft, _ = _search_once(job, table, bounds, progress)
+        return found, draft
+    (knob,) = job.space.knobs
+    evaluations = 0
+    for option in sorted(range(len(knob.values)), key=lambda i: -knob.values[i]):
+        found, draft, kept = _search_once(job, table.fixed(0, option), bounds, progress)
+        evaluations += found.evaluations
+        if kept:
+            break
+    return replace(found, evaluations=evaluations), draft
+
+
+def _search_once(
+    job: Job, table: CostTable, bounds: Constraints, progress: Progress | None
+) -> tuple[Found, Draft, bool]:
+    """The best candidate, applied, and whether it keeps the bounds.
+
+    The search sees the live set; the arena that counts may need a little more.
+    """
     options = job.options
     live_set = bounds.peak_bytes
     for _ in range(MEMORY_ATTEMPTS):
@@ -129,7 +153,7 @@ def _search(job: Job, table: CostTable, bounds: Constraints, progress: Progress 
             break
         assert live_set is not None
         live_set = max(live_set - excess, 1)
-    return found, draft
+    return found, draft, excess <= 0 and scorer.feasible(found.score)
 
 
 def _search_within_drift(job: Job, max_drift: float, progress: Progress | None) -> tuple[Found, Draft, tuple[str, ...]]:

@@ -36,7 +36,8 @@ class Options:
         no_rules: ids of rules taken out (``--no-rule``).
         rule_dirs: folders with an expert's own cards and packs.
         protect: globs of op names, op keys or tensors that stay as they are.
-        depth_multipliers: multipliers that `scale-depth` may choose from; empty leaves the rule asleep.
+        depth_multipliers: multipliers that `scale-depth` may choose from: the largest that keeps the constraints, or
+            the best by the objective where there are none; empty leaves the rule asleep.
         objective: what is minimised.
         constraints: what must hold.
         seed: of the search and of made-up verification inputs.

@@ -175,6 +175,25 @@ def test_multiplier_is_chosen_under_a_constraint() -> None:
     assert dict(loose.plan.knobs)["depth-multiplier"] == 0.5
 
 
+def test_of_several_multipliers_the_largest_that_keeps_the_bound_is_taken() -> None:
+    options = Options(allow="retrain", no_rules=("fuse-*", "merge-*"), verify=False)
+
+    def fastest(multiplier: float) -> float:
+        alone = optimize(SAMPLE, None, replace(options, depth_multipliers=(multiplier,)))
+        assert alone.after is not None
+        return alone.after.latency_us
+
+    full, three_quarters, half = map(fastest, (1.0, 0.75, 0.5))
+    assert half < three_quarters < full
+    for bound, expected in ((full + 1, 1.0), ((full + three_quarters) / 2, 0.75), ((three_quarters + half) / 2, 0.5)):
+        bounded = replace(options, depth_multipliers=(0.5, 1.0, 0.75), constraints=Constraints(latency_us=bound))
+        result = optimize(SAMPLE, None, bounded)
+        assert result.outcome == "optimized" or expected == 1.0
+        assert dict(result.plan.knobs)["depth-multiplier"] == expected
+        assert result.after is not None
+        assert result.after.latency_us <= bound
+
+
 def test_multiplier_needs_leave() -> None:
     with pytest.raises(ConfigError, match="--allow retrain"):
         optimize(SAMPLE, None, Options(depth_multipliers=(0.5,)))

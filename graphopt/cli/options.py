@@ -184,7 +184,8 @@ rule_options = stacked(
     ),
     click.option(
         "--depth-multiplier", "depth_multipliers", type=Multipliers(), metavar="M[,M...]",
-        help="Scale the channels of the whole model: one value, or several to choose from.",
+        help="Scale the channels of the whole model. Of several, the largest that keeps the --max-... bounds is taken "
+        "(without a bound the objective decides).",
     ),
 )  # fmt: skip
 

@@ -154,6 +154,14 @@ class CostTable:
             factors.append(Factor((variable,), (np.arange(len(drift[variable])),), table))
         return CostTable(self.variables, factors, self.constant, self.memory, self.gates)
 
+    def fixed(self, variable: int, option: int) -> CostTable:
+        """Return the table with every other option of a variable forbidden."""
+        options = len(self.variables[variable].options)
+        table = np.zeros((METRICS, options))
+        table[INVALID] = np.arange(options) != option
+        only = Factor((variable,), (np.arange(options),), table)
+        return CostTable(self.variables, (*self.factors, only), self.constant, self.memory, self.gates)
+
     def default(self) -> Candidates:
         """The candidate that changes as little as the knobs allow, shape (variables,)."""
         start = np.zeros(len(self.variables), np.int64)
