@@ -106,6 +106,3 @@ def _match(graph: Graph, rewrite: SiteRewrite, action: SiteAction) -> Match:
 def _signed(patch: Patch, rule: str) -> Patch:
     """The patch with every new op marked as this rule's."""
     return replace(patch, add=tuple(replace(op, rule=rule) for op in patch.add))
-
-
-__all__ = ["Selection", "SiteAction", "WidthAction", "apply_actions"]

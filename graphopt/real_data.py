@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,13 @@ from graphopt.verification.interface import input_types, read_interface
 from graphopt.weights.calibration import Calibration, Indices, open_calibration
 from graphopt.weights.choose import select_channels
 from graphopt.weights.kept import kept_positions
-from graphopt.weights.repair import DEFAULT_MEMORY_BYTES, Progress, Repaired, repair
+from graphopt.weights.repair import DEFAULT_MEMORY_BYTES, SOLVE_SAMPLES, Progress, Repaired, repair
 
 HELD_OUT = 0.25
 """Share of the calibration samples that no solve ever sees: drift is measured on them."""
+
+ENOUGH_SAMPLES = math.ceil(SOLVE_SAMPLES / (1.0 - HELD_OUT))
+"""Samples with which every op is re-fitted, those with one row per sample too."""
 
 PROOF_SAMPLES = 4
 """Real samples that an exact plan is proved on, their neighbours left out."""
@@ -102,6 +106,11 @@ class RealData:
     def drift(self, original: Path, rewritten: Path) -> Drift:
         """Measure the drift on the samples that no solve has seen."""
         return measure_drift(original, rewritten, self.calibration, self.held_out)
+
+    @property
+    def few(self) -> str:
+        """A sentence for the reader where more samples would make a better repair, else ``""``."""
+        return self.calibration.too_few(ENOUGH_SAMPLES)
 
     def proof_inputs(self) -> dict[str, Array]:
         """A few samples to prove an exact plan on."""

@@ -95,15 +95,35 @@ class LazyGroup(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_NO
         except OSError as error:
+            if _while_interrupted(error):
+                return _interrupted()
             where = f"{error.filename}: " if error.filename is not None else ""
             return _fail(error, f"{where}{error.strerror or error}", debug)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("graphopt: interrupted", err=True)
-            return EXIT_INTERRUPTED
+            return _interrupted()
         except Exception as error:
+            if _while_interrupted(error):
+                return _interrupted()
             cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             _fail(error, f"internal error: {cause} (this is a bug in graphopt; --debug shows where)", debug)
             return EXIT_NO
+
+
+def _interrupted() -> int:
+    """Say that the user stopped it."""
+    click.echo("graphopt: interrupted", err=True)
+    return EXIT_INTERRUPTED
+
+
+def _while_interrupted(error: BaseException) -> bool:
+    """Whether the error is only what an interrupt left behind: Python's own clean-up of a process that was just being
+    started can fail with `Bad file descriptor`, and then hides the interrupt."""
+    context = error.__context__
+    while context is not None:
+        if isinstance(context, KeyboardInterrupt):
+            return True
+        context = context.__context__
+    return False
 
 
 def _usage(error: click.ClickException) -> str:

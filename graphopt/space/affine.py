@@ -210,6 +210,3 @@ def _fit_axis(size: int, moved: Sequence[tuple[str, int, int]], base: Mapping[st
             terms.append((group, slope))
             constant -= slope * base[group]
     return AxisSize(constant, tuple(terms))
-
-
-__all__ = ["AffineShape", "ScaledPart", "base_shape", "scale_option", "selection"]
