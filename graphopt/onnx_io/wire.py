@@ -33,11 +33,6 @@ class Piece:
     make: Callable[[], Iterable[Bytes]]
 
 
-def of_bytes(data: bytes) -> Piece:
-    """A piece that is there already."""
-    return Piece(len(data), lambda: (data,))
-
-
 def of_message(message: Message) -> Piece:
     """The fields of a message, serialised when they are written."""
     return Piece(message.ByteSize(), lambda: (message.SerializeToString(),))
