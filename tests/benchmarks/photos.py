@@ -28,7 +28,6 @@ from graphopt.verification.interface import input_types, read_interface
 from graphopt.weights.calibration import open_calibration
 
 SIZE = 224
-VIEWS = 20
 APART = 4
 """Every so-many-th photograph is set aside."""
 
@@ -51,14 +50,15 @@ def _folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def views(paths: list[Path], seed: int) -> npt.NDArray[np.float32]:
-    """Random views: a crop of 35 to 100 % of the area, mirrored half of the time, as EfficientNet-Lite wants it."""
+def views(paths: list[Path], count: int, least_area: float, seed: int) -> npt.NDArray[np.float32]:
+    """Random views: a crop of ``least_area`` to all of the area, mirrored half of the time, as EfficientNet-Lite wants
+    it; shape (len(paths) * count, 3, SIZE, SIZE)."""
     rng = np.random.default_rng(seed)
     made = []
     for path in paths:
         picture = Image.open(path).convert("RGB")
-        for _ in range(VIEWS):
-            share = np.sqrt(rng.uniform(0.35, 1.0))
+        for _ in range(count):
+            share = np.sqrt(rng.uniform(least_area, 1.0))
             width, height = (max(1, int(side * share)) for side in picture.size)
             left, top = (
                 int(rng.integers(0, full - part + 1)) for full, part in zip(picture.size, (width, height), strict=True)
@@ -76,21 +76,25 @@ def main() -> None:
     parser.add_argument("--target", default="npu-32")
     parser.add_argument("--max-drift", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--cache", help="folder for measured drifts")
+    parser.add_argument("--views", type=int, default=20, help="random views of each photograph")
+    parser.add_argument("--least-area", type=float, default=0.35, help="smallest crop, as a share of the area")
+    parser.add_argument("--out", type=Path, help="folder for the models and plans; a temporary one otherwise")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     inputs = input_types(read_interface(given.model))
     (name,) = inputs
     paths = photographs()
     apart = paths[::APART]
+    solve = [path for path in paths if path not in apart]
     with tempfile.TemporaryDirectory() as folder:
         data, strangers = Path(folder) / "views.npz", Path(folder) / "strangers.npz"
-        np.savez(data, **{name: views([path for path in paths if path not in apart], given.seed)})
-        np.savez(strangers, **{name: views(apart, given.seed + 1)})
+        np.savez(data, **{name: views(solve, given.views, given.least_area, given.seed)})
+        np.savez(strangers, **{name: views(apart, given.views, given.least_area, given.seed + 1)})
         other = open_calibration(strangers, inputs)
-        print(f"{len(paths)} photographs, {len(apart)} of them set aside; {VIEWS} views of each")
+        print(f"{len(paths)} photographs, {len(apart)} of them set aside; {given.views} views of each, crops of at least {given.least_area:.0%}")
         for bound in given.max_drift:
             start = time.perf_counter()
-            out = Path(folder) / f"out-{bound}.onnx"
+            out = (given.out or Path(folder)) / f"out-{bound}.onnx"
             options = Options(
                 target=given.target, calibration=str(data), max_drift=bound, seed=given.seed, cache=given.cache
             )
