@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"sensitivity"}),
     frozenset({"draft"}),
     frozenset({"pipeline"}),
+    frozenset({"measure"}),
     frozenset({"zoo", "report"}),
     frozenset({"cli"}),
 )
@@ -44,6 +45,8 @@ STRANGERS = {
     "rewrites": {"graphopt.targets", "graphopt.cost", "onnx", "onnxruntime"},
     # Search knows no ONNX.
     "search": {"graphopt.onnx_io", "onnx", "onnxruntime", "onnx_graphsurgeon"},
+    # Measuring needs the graph, its file and its kernels, and nothing of the jobs.
+    "measure": {"graphopt.search", "graphopt.weights", "graphopt.pipeline"},
 }
 
 CLI_ONLY = {"click", "rich"}

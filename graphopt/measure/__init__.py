@@ -1,0 +1,1 @@
+"""Measure models on real devices and compilers, and learn an estimator from the measurements."""
