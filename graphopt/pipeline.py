@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -157,7 +158,7 @@ def _search_once(
 
 
 def _search_within_drift(job: Job, max_drift: float, progress: Progress | None) -> tuple[Found, Draft, tuple[str, ...]]:
-    """The best candidate whose measured drift keeps the bound.
+    """The best candidate, by the objective, whose measured drift keeps the bound.
 
     Single drifts are added up for the search; what comes out is repaired and measured as a whole, and the budget for
     the sum follows, up or down, until the whole uses most of the bound.
@@ -172,13 +173,15 @@ def _search_within_drift(job: Job, max_drift: float, progress: Progress | None) 
     table = job.table.with_drift(single.drift)
     budget = bound_of(max_drift, single.measure)
     best: tuple[Found, Draft] | None = None
+    best_rank = (True, math.inf)
     tried = []
     for _ in range(DRIFT_ATTEMPTS):
         found, draft = _search(job, table, replace(job.options.constraints, drift=budget), progress)
         drift = 0.0 if draft.drift is None else draft.drift.value
         tried.append(f"{drift:.3g} at {draft.after.latency_us:,.0f} us")
-        if drift <= max_drift and (best is None or draft.after.latency_us < best[1].after.latency_us):
-            best = found, draft
+        rank = bool(_missed(draft, job.options)), found.score  # a bound that is missed weighs more than any gain
+        if drift <= max_drift and (best is None or rank < best_rank):
+            best, best_rank = (found, draft), rank
         if DRIFT_USED * max_drift <= drift <= max_drift or (best is not None and draft.safety == "exact"):
             break
         budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.05), 4.0)

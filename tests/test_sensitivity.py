@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from graphopt import sensitivity
+from graphopt import pipeline, sensitivity
 from graphopt.draft import Job
 from graphopt.errors import ConfigError
 from graphopt.pipeline import optimize
 from graphopt.resources import sample_models_dir
 from graphopt.results import Options
+from graphopt.search.local import Found
+from graphopt.search.objective import Constraints
 from graphopt.sensitivity import Sensitivity, measure_sensitivity
 from graphopt.space.table import DRIFT, INVALID
 
@@ -107,3 +111,40 @@ def test_the_bound_holds_on_held_out_samples(job: Job, options: Options) -> None
 def test_a_bound_needs_samples() -> None:
     with pytest.raises(ConfigError, match="add --calibration"):
         optimize(SAMPLE, None, Options(max_drift=0.1))
+
+
+@dataclass(frozen=True)
+class Met:
+    """A candidate that a search within a drift budget may meet."""
+
+    score: float
+    latency_us: float
+    drift: float
+    peak_bytes: int = 100
+
+
+@pytest.mark.parametrize(
+    ("met", "best"),
+    [
+        ([Met(0.9, 50, 0.001), Met(0.8, 90, 0.001), Met(0.85, 40, 0.001)], 1),  # the objective is no latency
+        ([Met(0.5, 10, 0.5), Met(0.9, 90, 0.001), Met(0.95, 80, 0.001)], 1),  # over the bound
+        ([Met(0.5, 10, 0.001, 300), Met(0.9, 90, 0.001), Met(0.6, 20, 0.001, 300)], 1),  # the arena is over its bound
+    ],
+)
+def test_the_best_within_the_drift_is_the_best_by_the_objective(
+    met: list[Met], best: int, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded = copy(job)
+    bounded.options = replace(job.options, objective="peak-memory", constraints=Constraints(peak_bytes=200))
+    waiting = iter(met)
+
+    def search(*_: object) -> tuple[Found, object]:
+        one = next(waiting, Met(0.99, 99, 0.001))
+        after = replace(job.subject.before, latency_us=one.latency_us, peak_activation_bytes=one.peak_bytes)
+        drift = SimpleNamespace(value=one.drift, worst=SimpleNamespace(measure="kl"))
+        draft = SimpleNamespace(after=after, drift=drift, safety="repaired", number=met.index(one) if one in met else -1)
+        return Found(job.table.default(), one.score, (), 1), draft
+
+    monkeypatch.setattr(pipeline, "_search", search)
+    _, draft, _ = pipeline._search_within_drift(bounded, 0.02, None)
+    assert draft.number == best
