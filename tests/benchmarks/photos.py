@@ -91,7 +91,8 @@ def main() -> None:
         np.savez(data, **{name: views(solve, given.views, given.least_area, given.seed)})
         np.savez(strangers, **{name: views(apart, given.views, given.least_area, given.seed + 1)})
         other = open_calibration(strangers, inputs)
-        print(f"{len(paths)} photographs, {len(apart)} of them set aside; {given.views} views of each, crops of at least {given.least_area:.0%}")
+        kind = f"{given.views} views of each, crops of at least {given.least_area:.0%} of the area"
+        print(f"{len(paths)} photographs, {len(apart)} of them set aside; {kind}")
         for bound in given.max_drift:
             start = time.perf_counter()
             out = (given.out or Path(folder)) / f"out-{bound}.onnx"
