@@ -78,8 +78,8 @@ class Job:
         else:
             self.rules = planned_rules(plan)
             self.space = extend_widths(open_space(self.subject, self.rules, catalog, options), plan)
-        self.data = _real_data(self.subject, options)
-        self.evaluator = _evaluator(self.subject, options)
+        self.data = find_data(self.subject.path, options)
+        self.evaluator = find_evaluator(self.subject.path, options)
         self.table: CostTable = compile_table(self.space, self.subject.target)
 
     @property
@@ -88,22 +88,25 @@ class Job:
         return tuple(RuleRefusal(one.rule, one.refusal) for one in self.space.refused)
 
 
-def _real_data(subject: Subject, options: Options) -> RealData | None:
-    """The calibration data, if some was named. (Imported here: it runs onnxruntime in this process.)"""
+def find_data(model: Path, options: Options) -> RealData | None:
+    """The calibration data for the model's file, if some was named. Raises :class:`ConfigError` where it does not do.
+
+    (Imported here: it runs onnxruntime in this process.)
+    """
     if options.calibration is None:
         return None
     from graphopt.real_data import open_real_data
 
-    return open_real_data(subject.path, options.calibration, options)
+    return open_real_data(model, options.calibration, options)
 
 
-def _evaluator(subject: Subject, options: Options) -> Evaluator | None:
-    """The metric, if one was named."""
+def find_evaluator(model: Path, options: Options) -> Evaluator | None:
+    """The metric for the model's file, if one was named. Raises :class:`ConfigError` where it does not do."""
     if options.evaluate is None:
         return None
     from graphopt.verification.evaluate import open_evaluator
 
-    return open_evaluator(options.evaluate, input_types(read_interface(subject.path)))
+    return open_evaluator(options.evaluate, input_types(read_interface(model)))
 
 
 class Draft:

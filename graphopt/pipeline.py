@@ -13,14 +13,14 @@ import numpy as np
 from graphopt.cost.estimate import Estimate
 from graphopt.cost.estimate import estimate as estimate_graph
 from graphopt.decide import candidate_of, decisions_of, notes_of, plan_of
-from graphopt.draft import Draft, Job, Progress, deliver
+from graphopt.draft import Draft, Job, Progress, deliver, find_data, find_evaluator
 from graphopt.errors import ModelError, PlanError
 from graphopt.ir.graph import Graph
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import check_output, save
 from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.plan import Plan, plan_to_toml, read_plan
-from graphopt.prepare import Subject, nothing_to_reshape, open_subject
+from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, nothing_to_reshape, open_subject
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
 from graphopt.search.local import Found, local_search
 from graphopt.search.objective import Constraints, Scorer
@@ -245,8 +245,15 @@ def apply_plan(
 
 
 def _as_it_was(original: Graph, reason: str, output: str | Path | None, options: Options) -> OptimizeResult:
-    """The result on a model that has nothing to do with all this: it comes out as it went in, priced or not."""
+    """The result on a model that has nothing to do with all this: it comes out as it went in, priced or not.
+
+    Options that would be wrong for any model are wrong here, too.
+    """
     target = load_target(options.target or DEFAULT_TARGET)
+    find_rules(find_catalog(options), target, options)
+    check_protect(original, options)
+    find_data(original.model.path, options)
+    find_evaluator(original.model.path, options)
     plan = Plan(original.model.path.name, f"sha256:{original.model.digest}", target.name, normalised=False)
     before: Estimate | None = None
     with suppress(ModelError):  # open shapes: there is nothing to price, and nobody who would ask for more

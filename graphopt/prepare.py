@@ -123,17 +123,22 @@ def open_space(subject: Subject, rules: tuple[Rule, ...], catalog: Catalog, opti
     """Every decision on offer for the subject.
 
     Raises:
-        ConfigError: when a name to protect (one without wildcards) is neither an op's nor a tensor's.
+        ConfigError: as `check_protect`.
     """
-    known = {name for op in subject.graph.ops() for name in (op.name, *op.inputs, *op.outputs)}
-    for name in options.protect:
-        if not _WILD & set(name) and name not in known:
-            raise ConfigError(f"--protect: no op or tensor {name!r}{did_you_mean(name, known)}")
+    check_protect(subject.graph, options)
     channels = channel_groups(subject.graph)
     protect = (*options.protect, *catalog.protected(options.packs))
     return build_space(
         subject.graph, channels, subject.kernels, rules, allow=options.allowed, protect=tuple(dict.fromkeys(protect))
     )
+
+
+def check_protect(graph: Graph, options: Options) -> None:
+    """Raise :class:`ConfigError` when a name to protect (one without wildcards) is neither an op's nor a tensor's."""
+    known = {name for op in graph.ops() for name in (op.name, *op.inputs, *op.outputs)}
+    for name in options.protect:
+        if not _WILD & set(name) and name not in known:
+            raise ConfigError(f"--protect: no op or tensor {name!r}{did_you_mean(name, known)}")
 
 
 def _declared(graph: Graph, name: str) -> tuple[object, ...]:

@@ -196,13 +196,41 @@ def test_one_line_exit_code_two_and_nothing_written(run, small_model: Path, case
     assert not any(path.name.startswith(".graphopt-") for path in folder.iterdir())
 
 
+PLAIN = '<ir_version: 8, opset_import: ["": 17]> m (float[2,8] x) => (float[2,8] y) { y = Tanh(x) }'
+
+
 @pytest.mark.faults
 def test_a_model_without_a_convolution_is_unchanged_with_a_reason(run, tmp_path: Path) -> None:
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> m (float[2,8] x) => (float[2,8] y) { y = Tanh(x) }'
-    )
-    onnx.save(model, tmp_path / "plain.onnx")
+    onnx.save(onnx.parser.parse_model(PLAIN), tmp_path / "plain.onnx")
     done = run("optimize", tmp_path / "plain.onnx", "-o", tmp_path / "out.onnx")
     assert done.exit_code == 0, done.stderr
     assert "unchanged" in done.stdout
     assert "convolution" in done.stdout
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--rule", "round-chanels"), ["round-chanels", "round-channels"]),
+        (("--no-rule", "round-chanels"), ["round-chanels"]),
+        (("--pack", "defualt"), ["defualt", "default"]),
+        (("--rule-dir", "{}/nowhere"), ["nowhere"]),
+        (("--depth-multiplier", "0.5"), ["--allow retrain"]),
+        (("--max-drift", "0.1"), ["--calibration"]),
+        (("--protect", "no_such_op"), ["no_such_op"]),
+        (("--calibration", "{}/no.npz"), ["no.npz"]),
+        (("--evaluate", "{}/no.npz"), ["no.npz"]),
+    ],
+)
+def test_a_model_without_a_convolution_excuses_no_option(
+    run, tmp_path: Path, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    onnx.save(onnx.parser.parse_model(PLAIN), tmp_path / "plain.onnx")
+    given = [text.replace("{}", str(tmp_path)) for text in arguments]
+    done = run("optimize", tmp_path / "plain.onnx", "-o", tmp_path / "out.onnx", *given)
+    assert done.exit_code == 2, (done.stdout, done.stderr, done.exception)
+    (line,) = done.stderr.splitlines()
+    for word in words:
+        assert word in line
+    assert [path.name for path in tmp_path.iterdir()] == ["plain.onnx"]
