@@ -127,9 +127,10 @@ def _search(job: Job, table: CostTable, bounds: Constraints, progress: Progress 
         found, draft, _ = _search_once(job, table, bounds, progress)
         return found, draft
     (knob,) = job.space.knobs
+    variable = table.index("knob", knob.name)
     evaluations = 0
     for option in sorted(range(len(knob.values)), key=lambda i: -knob.values[i]):
-        found, draft, kept = _search_once(job, table.fixed(0, option), bounds, progress)
+        found, draft, kept = _search_once(job, table.fixed(variable, option), bounds, progress)
         evaluations += found.evaluations
         if kept:
             break

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
+from graphopt import pipeline
 from graphopt.errors import ConfigError, ModelError, PlanError
 from graphopt.onnx_io.load import load
 from graphopt.pipeline import apply_plan, estimate, optimize, scan
 from graphopt.plan import KEEP, WidthChoice, plan_from_toml
 from graphopt.resources import sample_models_dir
 from graphopt.results import Options
+from graphopt.search.local import Found
 from graphopt.search.objective import Constraints
+from graphopt.space.memory import MemoryTable
+from graphopt.space.site import Knob
+from graphopt.space.table import INVALID, METRICS, CostTable, Variable
 
 SAMPLE = sample_models_dir() / "fashion_classifier.onnx"
 CALIBRATION = str(sample_models_dir() / "fashion_calibration.npz")
@@ -192,6 +199,24 @@ def test_of_several_multipliers_the_largest_that_keeps_the_bound_is_taken() -> N
         assert dict(result.plan.knobs)["depth-multiplier"] == expected
         assert result.after is not None
         assert result.after.latency_us <= bound
+
+
+def test_the_multiplier_is_fixed_wherever_it_stands_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that numbers a site before the knob; the second of two multipliers is the largest."""
+    variables = (Variable("site", "a", ("keep", "fuse", "swap")), Variable("knob", "m", ("0.5", "1.0")))
+    table = CostTable(variables, [], np.zeros(METRICS), MemoryTable([], [], [], np.zeros((0, 0)), []))
+    tables: list[CostTable] = []
+
+    def search_once(job: object, table: CostTable, *_: object) -> tuple[Found, object, bool]:
+        tables.append(table)
+        return Found(table.default(), 1.0, (), 1), None, True
+
+    monkeypatch.setattr(pipeline, "_search_once", search_once)
+    job = SimpleNamespace(space=SimpleNamespace(knobs=(Knob("m", (0.5, 1.0)),)))
+    pipeline._search(job, table, Constraints(macs=1), None)
+    every = np.array(list(itertools.product(range(3), range(2))))
+    forbidden = tables[0].evaluate(every, [INVALID])[0] > 0
+    assert forbidden.tolist() == (every[:, 1] != 1).tolist()
 
 
 def test_multiplier_needs_leave() -> None:

@@ -130,6 +130,10 @@ class CostTable:
         """Number of options of each variable."""
         return np.array([len(variable.options) for variable in self.variables], np.int64)
 
+    def index(self, kind: Literal["site", "width", "knob"], id: str) -> int:
+        """The number of a variable. Raises ``ValueError`` when there is none of this kind and id."""
+        return [(variable.kind, variable.id) for variable in self.variables].index((kind, id))
+
     def evaluate(self, candidates: Candidates, metrics: Sequence[int] = tuple(range(METRICS))) -> Metrics:
         """Return the metrics of candidates, shape (len(metrics), candidates)."""
         count = len(candidates)
