@@ -1,0 +1,264 @@
+"""Measure models with onnxruntime: this machine's CPU, or any execution provider by name.
+
+Graphs are optimised as for any user (all optimisations), once; the optimised model is what is then timed, in several
+visits in shuffled order, so that no model has all of its runs in the same busy second. On the CPU the profile tells
+the nodes apart *in context*: isolated single-op models add up to 1.4 times the whole. Other providers report when work
+was handed over and not how long it took: there only the total is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from graphopt.errors import ConfigError, GraphoptError, did_you_mean
+from graphopt.ir.graph import Graph
+from graphopt.ir.op import Array
+from graphopt.measure.backend import Measurement, Refusal, Row
+from graphopt.measure.onnxruntime_kernels import RunKernel, name_ops, run_kernels
+from graphopt.measure.stopwatch import CPU, REFERENCE_SHAPE, WARM_RUNS, Stopwatch, binding, pinned, reference_model
+from graphopt.onnx_io.save import save
+
+VISITS: Final = 3
+_PROFILE_RUNS: Final = 30
+_LEAST_PROFILE_RUNS: Final = 5
+_SILENT: Final = 4
+
+
+@dataclass(slots=True)
+class _Subject:
+    """A model that is being measured: its optimised file, what it is fed, and what was found so far."""
+
+    model: Path
+    feed: dict[str, Array]
+    kernels: tuple[RunKernel, ...]
+    totals: list[float] = field(default_factory=list)
+    shares: list[Array] = field(default_factory=list)
+
+
+class OnnxRuntime:
+    """The `Backend` named ``onnxruntime``.
+
+    Latencies are microseconds at the reference convolution's nominal speed (:mod:`graphopt.measure.stopwatch`): the
+    nominal time is measured once on an idle machine and given to every later backend whose figures go into the same
+    table.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        provider: str = CPU,
+        *,
+        threads: int = 1,
+        nominal_us: float | None = None,
+        seconds: float = 0.06,
+    ) -> None:
+        """Prepare to measure.
+
+        Args:
+            provider: onnxruntime's name of an execution provider.
+            threads: threads within an op.
+            nominal_us: the reference's nominal time; measured when it is first needed if not given.
+            seconds: time to spend on the runs of one model in one visit.
+
+        Raises:
+            ConfigError: when this onnxruntime has no such provider.
+        """
+        import onnxruntime
+
+        onnxruntime.disable_telemetry_events()
+        known = onnxruntime.get_available_providers()
+        if provider not in known:
+            near = did_you_mean(provider, known)
+            raise ConfigError(f"onnxruntime has no provider {provider!r} here{near}; there are: {', '.join(known)}")
+        self.provider = provider
+        self.threads = threads
+        self.seconds = seconds
+        self._alone = provider == CPU and threads == 1
+        self._nominal_us = nominal_us
+
+    @property
+    def nominal_us(self) -> float:
+        """Nominal time of the reference in microseconds; measured now if nobody said it. Wants an idle machine."""
+        if self._nominal_us is None:
+            with pinned(self._alone):
+                self._nominal_us = self._stopwatch().nominal_us
+        return self._nominal_us
+
+    def version(self) -> str:
+        """The version, provider, threads, the processor, and the reference's nominal time."""
+        import onnxruntime
+
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        speed = f"reference {self.nominal_us:.1f} us"
+        return f"onnxruntime {onnxruntime.__version__} {self.provider}, {threads}, {processor()}, {speed}"
+
+    def measure(self, graphs: Sequence[Graph]) -> list[Measurement | Refusal]:
+        """See `Backend`. The models are visited several times in a shuffled order that is always the same."""
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
+            found = [self._prepare(graph, Path(name) / f"{i}.onnx") for i, graph in enumerate(graphs)]
+            with pinned(self._alone):
+                watch = self._stopwatch(self.nominal_us)
+                order = list(range(len(found)))
+                for visit in range(VISITS):
+                    random.Random(visit).shuffle(order)
+                    for position in order:
+                        subject = found[position]
+                        if isinstance(subject, _Subject):
+                            refusal = self._visit(subject, watch)
+                            found[position] = refusal or subject
+        return [one if isinstance(one, Refusal) else _result(one) for one in found]
+
+    def _stopwatch(self, nominal_us: float | None = None) -> Stopwatch:
+        session = self._session(reference_model())
+        rng = np.random.default_rng(0)
+        bound = binding(session, {"x": rng.standard_normal(REFERENCE_SHAPE).astype(np.float32)})
+        return Stopwatch(lambda: session.run_with_iobinding(bound), alone=self._alone, nominal_us=nominal_us)
+
+    def _session(
+        self, model: str | bytes, *, optimised: Path | None = None, done: bool = False, profile: str = ""
+    ) -> Any:
+        """Open a session; ``optimised`` is where its optimised model goes, ``done`` says that it is one already."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _SILENT
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if optimised is not None:
+            options.optimized_model_filepath = str(optimised)
+        if done:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
+        return onnxruntime.InferenceSession(model, options, providers=[self.provider])
+
+    def _prepare(self, graph: Graph, file: Path) -> _Subject | Refusal:
+        """Write the model, let onnxruntime optimise it, and find out which node runs which ops."""
+        import onnx
+
+        feed = _feed(graph)
+        if isinstance(feed, Refusal):
+            return feed
+        try:
+            save(graph, file)
+        except GraphoptError as error:
+            return Refusal("", f"cannot be written: {error}")
+        if self.provider != CPU:
+            return _Subject(file, feed, ())
+        model = onnx.load(file, load_external_data=False)
+        name_ops(model)
+        onnx.save(model, file)
+        out = file.with_suffix(".optimised.onnx")
+        try:
+            self._session(str(file), optimised=out)
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            return Refusal("", f"onnxruntime does not load it: {_one_line(error)}")
+        optimised = onnx.load(out, load_external_data=False)
+        kernels = run_kernels(graph, optimised)
+        for position, node in enumerate(optimised.graph.node):
+            node.name = f"{position}"
+        onnx.save(optimised, out)
+        return _Subject(out, feed, kernels)
+
+    def _visit(self, subject: _Subject, watch: Stopwatch) -> Refusal | None:
+        """Time one model once, and its kernels where they can be told apart."""
+        try:
+            with self._open(subject) as (session, bound):
+                subject.totals.append(watch.us(lambda: session.run_with_iobinding(bound), self.seconds))
+            if subject.kernels:
+                subject.shares.append(self._profile(subject))
+        except Exception as error:  # as above
+            return Refusal("", f"onnxruntime does not run it: {_one_line(error)}")
+        return None
+
+    def _profile(self, subject: _Subject) -> Array:
+        """The share of each kernel in one run, by onnxruntime's profile of several runs."""
+        prefix = str(subject.model.with_suffix(".profile"))
+        with self._open(subject, profile=prefix) as (session, bound):
+            runs, end = 0, time.perf_counter() + self.seconds
+            while runs < WARM_RUNS + _LEAST_PROFILE_RUNS or (time.perf_counter() < end and runs < _PROFILE_RUNS):
+                session.run_with_iobinding(bound)
+                runs += 1
+            profile = Path(session.end_profiling())
+        events = json.loads(profile.read_text(encoding="utf-8"))
+        profile.unlink()
+        times = node_times(events)
+        found = np.array([sum(times.get(str(node), 0.0) for node in kernel.nodes) for kernel in subject.kernels])
+        return np.asarray(found / found.sum())
+
+    @contextmanager
+    def _open(self, subject: _Subject, profile: str = "") -> Iterator[tuple[Any, Any]]:
+        session = self._session(str(subject.model), done=bool(subject.kernels), profile=profile)
+        yield session, binding(session, subject.feed)
+
+
+def node_times(events: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Microseconds of each node by name, out of a profile's events: the mean of the middle half of its warm runs.
+
+    The profile counts whole microseconds and cuts off the rest, half a microsecond on average.
+    """
+    suffix = "_kernel_time"
+    times: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(suffix):
+            times.setdefault(event["name"].removesuffix(suffix), []).append(event["dur"] + 0.5)
+    return {name: _middle_mean(durations[WARM_RUNS:] or durations) for name, durations in times.items()}
+
+
+def _middle_mean(values: Sequence[float]) -> float:
+    ordered = np.sort(values)
+    cut = len(ordered) // 4
+    return float(np.mean(ordered[cut : len(ordered) - cut]))
+
+
+def _result(subject: _Subject) -> Measurement:
+    total = float(np.median(subject.totals))
+    spread = max(subject.totals) / min(subject.totals) - 1
+    if not subject.shares:
+        return Measurement(total, (), spread)
+    shares = np.median(subject.shares, axis=0)
+    latencies = shares / shares.sum() * total
+    rows = [Row(kernel.tensors, float(us)) for kernel, us in zip(subject.kernels, latencies, strict=True)]
+    return Measurement(total, tuple(rows), spread)
+
+
+def _feed(graph: Graph) -> dict[str, Array] | Refusal:
+    """Seeded noise for each input (no zeros: they would make a few kernels faster), zeros where it is not a float."""
+    rng = np.random.default_rng(0)
+    feed: dict[str, Array] = {}
+    for name in graph.inputs:
+        shape, dtype = graph.static_shape(name), graph.dtype(name)
+        if shape is None:
+            return Refusal(name, "the input has no static shape")
+        if dtype is None or dtype.kind not in "fiub":
+            return Refusal(name, f"the input is no array of numbers ({dtype})")
+        feed[name] = (rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)).astype(dtype)
+    return feed
+
+
+def processor() -> str:
+    """The processor's name as the system tells it, else the machine's kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.processor()])[0] or platform.machine()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

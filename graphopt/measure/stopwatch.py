@@ -1,0 +1,115 @@
+"""Time runs of onnxruntime on a machine that does other things, too.
+
+A shared machine changes its clock and takes the processor away. So one thread is pinned to one processor, its own CPU
+time is read (no wall clock), and every run is taken next to a run of a reference convolution: the ratio of the two
+medians hardly moves. Multiplied by what the reference takes on an idle machine (its *nominal* time) the ratio is
+microseconds again. Several threads, or a device, are timed by the wall clock instead: nothing else sees them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+
+CPU: Final = "CPUExecutionProvider"
+
+REFERENCE_SHAPE: Final = (1, 64, 14, 14)
+"""The reference: a 3x3 convolution from 64 to 64 channels on 14x14 with ReLU, about 100 us on a server's core."""
+
+WARM_RUNS: Final = 2
+_LEAST_RUNS, _MOST_RUNS = 7, 200
+
+Run = Callable[[], object]
+
+
+class Stopwatch:
+    """Times runs against a reference that runs on the same provider and threads.
+
+    Attributes:
+        nominal_us: microseconds of the reference on an idle machine; results are scaled to it.
+    """
+
+    def __init__(self, reference: Run, *, alone: bool, nominal_us: float | None = None) -> None:
+        """Take a warm ``reference`` run.
+
+        Args:
+            reference: one run of the reference.
+            alone: whether all work is done by the calling thread, so that its CPU time is the whole story.
+            nominal_us: the reference's nominal time; measured here when not given.
+        """
+        self._clock = time.thread_time_ns if alone else time.perf_counter_ns
+        self._reference = reference
+        self.nominal_us = nominal_us or self._nominal()
+
+    def us(self, run: Run, seconds: float) -> float:
+        """Microseconds of one run at the reference's nominal speed: the ratio of two medians.
+
+        Args:
+            run: one run; it is repeated, warm.
+            seconds: wall-clock time to spend (a few runs are made in any case).
+        """
+        for _ in range(WARM_RUNS):
+            run()
+        mine: list[int] = []
+        reference: list[int] = []
+        end = time.perf_counter() + seconds
+        while len(mine) < _LEAST_RUNS or (time.perf_counter() < end and len(mine) < _MOST_RUNS):
+            self._reference()  # warms the cache again after the other run
+            reference.append(self._time(self._reference))
+            run()
+            mine.append(self._time(run))
+        return float(np.median(mine) / np.median(reference)) * self.nominal_us
+
+    def _time(self, run: Run) -> int:
+        start = self._clock()
+        run()
+        return self._clock() - start
+
+    def _nominal(self) -> float:
+        """The reference on a machine that is left alone most of the time: the lower quartile of many runs."""
+        times = [self._time(self._reference) for _ in range(WARM_RUNS + _MOST_RUNS)]
+        return float(np.quantile(times[WARM_RUNS:], 0.25)) / 1e3
+
+
+def reference_model() -> bytes:
+    """The reference convolution as an ONNX file's content."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    channels = REFERENCE_SHAPE[1]
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((channels, channels, 3, 3)) / np.sqrt(9 * channels)).astype(np.float32)
+    info = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, REFERENCE_SHAPE) for name in ("x", "y")]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Relu", ["c"], ["y"])]
+    graph = helper.make_graph(nodes, "reference", info[:1], info[1:], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def binding(session: Any, feed: dict[str, np.ndarray[Any, Any]]) -> Any:
+    """Inputs and outputs of a session bound once, so that a run copies nothing in this process."""
+    bound = session.io_binding()
+    for name, values in feed.items():
+        bound.bind_cpu_input(name, values)
+    for output in session.get_outputs():
+        bound.bind_output(output.name, "cpu")
+    return bound
+
+
+@contextlib.contextmanager
+def pinned(alone: bool) -> Iterator[None]:
+    """Keep the calling thread on one processor (where the system can), and let it go at the end."""
+    if not alone or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
