@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"space"}),
     frozenset({"search"}),
     frozenset({"weights"}),
+    frozenset({"train"}),
     frozenset({"apply", "verification"}),
     frozenset({"results"}),
     frozenset({"prepare", "real_data"}),
@@ -51,7 +52,7 @@ STRANGERS = {
 
 CLI_ONLY = {"click", "rich"}
 TOP = "__init__"
-HEAVY = {"networkx", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "rich"}
+HEAVY = {"networkx", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "rich", "torch"}
 
 
 def imported(tree: ast.Module, module: str, *, is_package: bool) -> Iterator[tuple[int, str]]:

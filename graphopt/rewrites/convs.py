@@ -49,7 +49,7 @@ class Conv:
 
     def per_axis(self, name: str) -> tuple[int, ...]:
         """Strides or dilations, one per spatial axis (1 where the op does not say)."""
-        return tuple(self.op.attribute(name) or (1,) * len(self.kernel))
+        return per_axis(self.op, name, len(self.kernel))
 
     @property
     def is_dense(self) -> bool:
@@ -76,19 +76,30 @@ class Conv:
         return mode == "NOTSET" and any(self.op.attribute("pads") or ())
 
     def pads(self, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Zeros (before, after) per spatial axis for an input of spatial ``size`` (formulas of the ONNX Conv op)."""
-        axes = len(self.kernel)
-        mode = self.op.attribute("auto_pad", "NOTSET")
-        if mode not in ("SAME_UPPER", "SAME_LOWER"):
-            pads = tuple(self.op.attribute("pads") or (0,) * (2 * axes)) if mode == "NOTSET" else (0,) * (2 * axes)
-            return tuple((pads[i], pads[i + axes]) for i in range(axes))
-        found = []
-        geometry = zip(size, self.kernel, self.per_axis("strides"), self.per_axis("dilations"), strict=True)
-        for length, kernel, stride, dilation in geometry:
-            total = max((-(-length // stride) - 1) * stride + dilation * (kernel - 1) + 1 - length, 0)
-            small, large = total // 2, total - total // 2
-            found.append((small, large) if mode == "SAME_UPPER" else (large, small))
-        return tuple(found)
+        """Zeros (before, after) per spatial axis for an input of spatial ``size``."""
+        return window_pads(self.op, self.kernel, size)
+
+
+def per_axis(op: Op, name: str, axes: int) -> tuple[int, ...]:
+    """Strides or dilations of a window, one per spatial axis (1 where the op does not say)."""
+    return tuple(op.attribute(name) or (1,) * axes)
+
+
+def window_pads(op: Op, kernel: Sequence[int], size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """What a window (a convolution's, a pool's) adds (before, after) per spatial axis to an input of spatial ``size``
+    (formulas of the ONNX Conv op)."""
+    axes = len(kernel)
+    mode = op.attribute("auto_pad", "NOTSET")
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        pads = tuple(op.attribute("pads") or (0,) * (2 * axes)) if mode == "NOTSET" else (0,) * (2 * axes)
+        return tuple((pads[i], pads[i + axes]) for i in range(axes))
+    found = []
+    geometry = zip(size, kernel, per_axis(op, "strides", axes), per_axis(op, "dilations", axes), strict=True)
+    for length, extent, stride, dilation in geometry:
+        total = max((-(-length // stride) - 1) * stride + dilation * (extent - 1) + 1 - length, 0)
+        small, large = total // 2, total - total // 2
+        found.append((small, large) if mode == "SAME_UPPER" else (large, small))
+    return tuple(found)
 
 
 def is_standard(op: Op | None, op_type: str) -> TypeGuard[Op]:

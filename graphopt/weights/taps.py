@@ -11,7 +11,7 @@ Memory: at most two cuts (the old one and the next), each within ``cache_bytes``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,15 +91,15 @@ class Stream:
         """
         wanted = list(dict.fromkeys(tensors))
         cut: list[str] = []
-        ops = _ancestors(self.graph, wanted, self.cut)
+        ops = ancestors(self.graph, wanted, self.cut)
         from_cut = ops is not None
         if ops is None:  # something from before the cut: once more from the inputs
-            ops = _ancestors(self.graph, wanted, {})
+            ops = ancestors(self.graph, wanted, {})
             assert ops is not None
             target = self.place
         else:
             target, cut = self._next_cut(self.graph.position(until))
-            ops = {*ops, *(_ancestors(self.graph, cut, self.cut) or ())}
+            ops = {*ops, *(ancestors(self.graph, cut, self.cut) or ())}
         per_sample = sum(4 * (self.per_sample(tensor) or 1) for tensor in {*wanted, *cut})
         size = self._fixed or max(1, min(_MOST_SAMPLES, _BATCH_BYTES // max(per_sample, 1)))
         known = self.cut if from_cut else {}
@@ -166,10 +166,11 @@ def _lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
 
 def _is_default(graph: Graph, tensor: str) -> bool:
     """Whether ``tensor`` is an initializer that a caller may override (and calibration does not)."""
-    return graph.producer(tensor) is None and _default(graph, tensor) is not None
+    return graph.producer(tensor) is None and default_value(graph, tensor) is not None
 
 
-def _default(graph: Graph, tensor: str) -> onnx.TensorProto | None:
+def default_value(graph: Graph, tensor: str) -> onnx.TensorProto | None:
+    """The initializer behind an input that a caller may leave out, ``None`` for any other tensor."""
     model = graph.model
     assert isinstance(model, ModelFile)
     return next((proto for proto in model.proto.graph.initializer if proto.name == tensor), None)
@@ -200,7 +201,7 @@ def _per_sample(graph: Graph, tensor: str) -> int | None:
     return elements
 
 
-def _ancestors(graph: Graph, tensors: Sequence[str], known: Mapping[str, Array]) -> set[str] | None:
+def ancestors(graph: Graph, tensors: Sequence[str], known: Collection[str]) -> set[str] | None:
     """Keys of the ops that make ``tensors`` out of ``known`` (the model's inputs, when empty); ``None`` when they
     cannot be made out of them."""
     found: set[str] = set()
@@ -259,7 +260,7 @@ def _sub_model(
     inputs, initializers = [], []
     for name in read:
         weight = graph.weights.get(name)
-        default = None if weight is not None or name in known else _default(graph, name)
+        default = None if weight is not None or name in known else default_value(graph, name)
         if weight is not None:
             initializers.append(_tensor(weight))
         elif default is not None:
@@ -319,7 +320,7 @@ def _fixed_batch(graph: Graph, samples: Samples) -> int | None:
     length = int(next(iter(feed.values())).shape[0])
     if length != size:
         return length
-    keys = _ancestors(graph, graph.outputs, {}) or set()
+    keys = ancestors(graph, graph.outputs, {}) or set()
     try:
         answer = _session(graph, keys, graph.outputs, {}, None)(feed)
     except ModelError:
