@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from graphopt.cost.kernels import Kernel, decompose
-from graphopt.ir.channels import AxisSize, Channels
+from graphopt.ir.channels import AxisSize, Channels, CutWeight
 from graphopt.ir.graph import Graph
 from graphopt.ir.resize import Selection, resize
 from graphopt.rewrites import is_site_rewrite
@@ -56,6 +56,27 @@ def base_shape(graph: Graph, channels: Channels, tensor: str) -> AffineShape:
     if shape is None:
         raise KeyError(tensor)
     return tuple(channels.axis_size(tensor, axis) for axis in range(len(shape)))
+
+
+def cuts_by_op(channels: Channels) -> dict[str, list[CutWeight]]:
+    """The constant inputs along channel groups, by the op that reads them."""
+    cuts: dict[str, list[CutWeight]] = {}
+    for cut in channels.weights:
+        cuts.setdefault(cut.op, []).append(cut)
+    return cuts
+
+
+def kernel_shapes(
+    graph: Graph, channels: Channels, kernel: Kernel, cuts: Mapping[str, Sequence[CutWeight]]
+) -> dict[str, AffineShape]:
+    """Affine shapes of what a kernel of the original model touches. A constant that several ops share is cut for each
+    apart: its shape is what ``cuts`` (see `cuts_by_op`) says of this kernel's ops."""
+    shapes = {name: base_shape(graph, channels, name) for name in _tensors(kernel)}
+    for op in kernel.ops:
+        for cut in cuts.get(op, ()):
+            axes = zip(graph.weights[cut.weight].shape, cut.layouts, strict=True)
+            shapes[cut.weight] = tuple(AxisSize(dim) if at is None else at.size for dim, at in axes)
+    return shapes
 
 
 def scale_option(

@@ -19,10 +19,10 @@ from graphopt.cost.kernels import Kernel
 from graphopt.cost.roofline import price
 from graphopt.cost.workload import workload
 from graphopt.errors import ModelError
-from graphopt.ir.channels import AxisSize, CutWeight
+from graphopt.ir.channels import AxisSize
 from graphopt.ir.graph import Graph
 from graphopt.rewrites.rewrite import WidthCondition
-from graphopt.space.affine import AffineShape, ScaledPart, base_shape, scale_option
+from graphopt.space.affine import AffineShape, ScaledPart, cuts_by_op, kernel_shapes, scale_option
 from graphopt.space.memory import MemoryTable, compile_memory
 from graphopt.space.site import KEEP
 from graphopt.space.space import Space
@@ -195,9 +195,7 @@ class _Compiler:
         self.width_index = {width.group.id: index["width", width.group.id] for width in space.widths}
         self.domains = {w.group.id: tuple(option.width for option in w.options) for w in space.widths}
         self.sizes = {group.id: group.size for group in space.channels.groups}
-        self.cuts: dict[str, list[CutWeight]] = {}
-        for cut in space.channels.weights:
-            self.cuts.setdefault(cut.op, []).append(cut)
+        self.cuts = cuts_by_op(space.channels)
         self.constant = np.zeros(METRICS)
         self.factors: list[Factor] = []
 
@@ -235,15 +233,8 @@ class _Compiler:
         return CostTable(self.variables, self.factors, self.constant, memory, gates)
 
     def _base_shapes(self, kernel: Kernel) -> dict[str, AffineShape]:
-        """Shapes of what a kernel of the original touches. A constant that several ops share is cut for each apart."""
-        names = (*kernel.reads, *kernel.writes, *kernel.weights)
-        shapes = {name: base_shape(self.space.graph, self.space.channels, name) for name in names}
-        for op in kernel.ops:
-            for cut in self.cuts.get(op, ()):
-                dims = self.space.graph.weights[cut.weight].shape
-                axes = zip(dims, cut.layouts, strict=True)
-                shapes[cut.weight] = tuple(AxisSize(dim) if at is None else at.size for dim, at in axes)
-        return shapes
+        """Shapes of what a kernel of the original touches."""
+        return kernel_shapes(self.space.graph, self.space.channels, kernel, self.cuts)
 
     def _add_kernel(
         self, kernel: Kernel, graph: Graph, shapes: Mapping[str, AffineShape], when: tuple[int, int] | None
