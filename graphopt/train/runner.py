@@ -1,7 +1,7 @@
 """Run a graph, or a slice of it, in PyTorch, so that its weights can follow a gradient.
 
-Parameters are the weights and biases of linear ops, scale and shift of batch normalisation, and constant operands of Mul
-and Add with more than one element; all other constants stay. What several ops share is one parameter.
+Parameters are weights and biases of linear ops, scale and shift of batch normalisation, and constant operands of Mul and
+Add with more than one element; all other constants stay. What several ops share is one parameter.
 """
 
 from __future__ import annotations
