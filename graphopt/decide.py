@@ -13,7 +13,7 @@ from graphopt.catalog.rules import Rule
 from graphopt.catalog.values import Table, bind_params, read_params
 from graphopt.errors import ConfigError, PlanError, did_you_mean
 from graphopt.ir.channels import ChannelGroup
-from graphopt.ir.op import SAFETY_LEVELS, Safety
+from graphopt.ir.op import SAFETY_LEVELS, Importance, Safety
 from graphopt.plan import KEEP, Plan, PlannedRule, SiteChoice, WidthChoice
 from graphopt.prepare import Subject
 from graphopt.results import Change, DecisionView, OptionView
@@ -30,8 +30,15 @@ MAX_GROWTH = 16
 """A plan may widen a group this many times at most: beyond it, it is a slip of the pen."""
 
 
-def plan_of(subject: Subject, space: Space, rules: Sequence[Rule], table: CostTable, chosen: Candidates) -> Plan:
-    """Write a candidate down as a plan."""
+def plan_of(
+    subject: Subject,
+    space: Space,
+    rules: Sequence[Rule],
+    table: CostTable,
+    chosen: Candidates,
+    importance: Importance | None,
+) -> Plan:
+    """Write a candidate down as a plan; ``importance`` as the options have it."""
     number = {(variable.kind, variable.id): int(chosen[i]) for i, variable in enumerate(table.variables)}
     sites = [(site, site.options[number["site", site.id]]) for site in space.sites]
     widths = [(width, width.options[number["width", width.group.id]]) for width in space.widths]
@@ -47,6 +54,7 @@ def plan_of(subject: Subject, space: Space, rules: Sequence[Rule], table: CostTa
         input_shapes=tuple(sorted(subject.original.model.input_shapes.items())),
         allow=space.allow,
         protect=space.protect,
+        importance=importance or "auto",
     )
 
 

@@ -23,7 +23,10 @@ from graphopt.decide import (
     planned_rules,
     why_unchanged,
 )
+from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph
+from graphopt.ir.op import Importance
+from graphopt.ir.resize import Selection
 from graphopt.onnx_io.save import save
 from graphopt.outputs import staged
 from graphopt.plan import Plan, plan_to_toml
@@ -33,6 +36,7 @@ from graphopt.space.table import Candidates, CostTable, compile_table
 from graphopt.verification import verify
 from graphopt.verification.interface import input_types, read_interface
 from graphopt.version import __version__
+from graphopt.weights.importance import select
 
 if TYPE_CHECKING:
     from graphopt.real_data import RealData
@@ -82,6 +86,10 @@ class Job:
         self.evaluator = find_evaluator(self.subject.path, options)
         self.table: CostTable = compile_table(self.space, self.subject.target)
 
+    def plan_of(self, chosen: Candidates) -> Plan:
+        """A candidate as a plan."""
+        return plan_of(self.subject, self.space, self.rules, self.table, chosen, self.options.importance)
+
     @property
     def refusals(self) -> tuple[RuleRefusal, ...]:
         """What was refused, in the results' words."""
@@ -94,6 +102,8 @@ def find_data(model: Path, options: Options) -> RealData | None:
     (Imported here: it runs onnxruntime in this process.)
     """
     if options.calibration is None:
+        if options.measured_importance != "l2":
+            raise ConfigError(f"--importance {options.importance} measures on real inputs: add --calibration PATH")
         return None
     from graphopt.real_data import open_real_data
 
@@ -124,29 +134,48 @@ class Draft:
         """Apply ``chosen``; ``progress`` is told when weights are repaired."""
         self.job = job
         self.chosen = chosen
-        self.plan = plan_of(job.subject, job.space, job.rules, job.table, chosen)
+        self.plan = job.plan_of(chosen)
         self._progress = progress
         self._sites, self._widths, self.safety = actions_of(job.space, job.table, chosen)
         self._first = apply_actions(job.subject.graph, job.space.channels, self._sites, self._widths)
         before = job.subject.before
         self.after: Estimate = estimate_graph(self._first, job.subject.target) if self.plan.changes else before
 
+    @property
+    def importance(self) -> Importance | None:
+        """What chooses the channels that stay; ``None`` where no group shrinks."""
+        channels = self.job.space.channels
+        shrinks = any(action.width < channels.group(action.group).size for action in self._widths)
+        return self.job.options.measured_importance if shrinks else None
+
+    @cached_property
+    def _selections(self) -> Mapping[str, Selection]:
+        """Which channels stay in each group that gets another width."""
+        graph, channels, data = self.job.subject.graph, self.job.space.channels, self.job.data
+        widths = {action.group: action.width for action in self._widths}
+        return select(graph, channels, widths) if data is None else data.select(graph, channels, widths)
+
+    @cached_property
+    def _chosen(self) -> Graph:
+        """The model applied with the channels that are to stay, its weights not repaired."""
+        if self.importance in (None, "l2"):
+            return self._first
+        job = self.job
+        return apply_actions(job.subject.graph, job.space.channels, self._sites, self._widths, self._selections)
+
     @cached_property
     def repaired(self) -> Repaired | None:
-        """The model applied again, with the channels that matter on real inputs, and its weights repaired; ``None``
-        for an exact plan, and without calibration data or leave to repair."""
-        data = self.job.data
-        if self.safety == "exact" or data is None or not self.job.options.repair:
+        """The model with its weights repaired; ``None`` for an exact plan, and without calibration data or leave."""
+        job = self.job
+        if self.safety == "exact" or job.data is None or not job.options.repair:
             return None
-        graph, channels = self.job.subject.graph, self.job.space.channels
-        selections = data.select(graph, channels, {action.group: action.width for action in self._widths})
-        rewritten = apply_actions(graph, channels, self._sites, self._widths, selections)
-        return data.repair(graph, rewritten, channels, selections, progress=self._progress)
+        original, channels = job.subject.graph, job.space.channels
+        return job.data.repair(original, self._chosen, channels, self._selections, progress=self._progress)
 
     @property
     def graph(self) -> Graph:
         """The model as it will be written."""
-        return self._first if self.repaired is None else self.repaired.graph
+        return self._chosen if self.repaired is None else self.repaired.graph
 
     @cached_property
     def drift(self) -> Drift | None:
@@ -173,6 +202,7 @@ class Draft:
             safety=self.safety,
             changes=changes_of(job.space, job.table, self.chosen),
             capacity_kept=capacity_kept(job.space, self._widths),
+            importance=self.importance,
             refusals=job.refusals,
             notes=job.subject.notes,
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from graphopt.cost.estimate import Estimate
 from graphopt.cost.estimate import estimate as estimate_graph
-from graphopt.decide import candidate_of, decisions_of, notes_of, plan_of
+from graphopt.decide import candidate_of, decisions_of, notes_of
 from graphopt.draft import Draft, Job, Progress, deliver, find_data, find_evaluator
 from graphopt.errors import ModelError, PlanError
 from graphopt.ir.graph import Graph
@@ -64,7 +64,7 @@ def scan(model: str | Path, options: Options | None = None) -> ScanResult:
     job = Job(model, options)
     chosen = job.table.default()
     decisions = decisions_of(job.space, job.table, chosen)
-    plan = plan_of(job.subject, job.space, job.rules, job.table, chosen)
+    plan = job.plan_of(chosen)
     return ScanResult(
         plan=plan,
         plan_text=plan_to_toml(plan, notes_of(decisions)),
@@ -214,8 +214,8 @@ def apply_plan(
         model: the ONNX file that the plan was made for.
         plan: the plan, or its file.
         output: where to write; ``None`` writes nothing.
-        options: of these only what concerns calibration, proof and metric and the ``seed`` count, and ``target`` for
-            the estimate (the plan's own target where it is ``None``).
+        options: of these only what concerns calibration, proof and metric and the ``seed`` count, ``target`` for
+            the estimate, and ``importance`` (the plan's own where they are ``None``).
         progress: called with (done, all, what) during the long parts.
 
     Raises:
@@ -232,6 +232,7 @@ def apply_plan(
         allow=wanted.allow,
         packs=(),
         protect=wanted.protect,
+        importance=options.importance or wanted.importance,
     )
     subject = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes)
     if output is not None:
@@ -302,7 +303,7 @@ def _front(job: Job, found: Found) -> tuple[FrontPoint, ...]:
             int(peaks[i]),
             int(parameters[i]),
             int(macs[i]),
-            plan_of(job.subject, job.space, job.rules, job.table, row),
+            job.plan_of(row),
         )
         for i, row in enumerate(rows)
     )

@@ -13,16 +13,18 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from graphopt.errors import PlanError
-from graphopt.ir.op import SAFETY_LEVELS, Safety
+from graphopt.ir.op import IMPORTANCES, SAFETY_LEVELS, Importance, Safety
 
 FORMAT = 1
 """Version of the plan file. A reader refuses a newer one."""
 
 KEEP = "keep"
 """The option of every site that leaves it as it is."""
+
+Word = TypeVar("Word", bound=str)
 
 ParameterValue = int | float | str | bool | tuple[int | float | str, ...]
 
@@ -70,6 +72,7 @@ class Plan:
         input_shapes: concrete shapes that dynamic inputs were given.
         allow: the least safe kind of change that was on offer. It and ``protect`` decide where sites begin and end.
         protect: globs of what was to stay as it is.
+        importance: what chooses the channels that stay where a group shrinks.
     """
 
     model: str
@@ -83,6 +86,7 @@ class Plan:
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     allow: Safety = "retrain"
     protect: tuple[str, ...] = ()
+    importance: Importance = "auto"
 
     @property
     def digest(self) -> str:
@@ -98,6 +102,7 @@ class Plan:
                 self.input_shapes,
                 self.allow,
                 self.protect,
+                self.importance,
             ],
             sort_keys=True,
         )
@@ -134,6 +139,7 @@ def plan_to_toml(plan: Plan, notes: Mapping[tuple[str, str], Sequence[str]] | No
         lines.append(f"input_shapes = {{ {shapes} }}")
     lines += ["", "[target]", f"name = {_toml(plan.target)}"]
     lines += ["", "[scope]", f"allow = {_toml(plan.allow)}", f"protect = {_toml(plan.protect)}"]
+    lines.append(f"importance = {_toml(plan.importance)}")
     if plan.knobs:
         lines += ["", "[knobs]", *(f"{_toml(name)} = {_toml(value)}" for name, value in plan.knobs)]
     for rule in plan.rules:
@@ -198,7 +204,7 @@ def plan_from_toml(text: str, *, file: str = "plan") -> Plan:
     target = reader.get(data, "target", dict, "")
     reader.only(target, {"name"}, "target")
     scope = reader.get(data, "scope", dict, "", {})
-    reader.only(scope, {"allow", "protect"}, "scope")
+    reader.only(scope, {"allow", "protect", "importance"}, "scope")
     shapes = reader.get(model, "input_shapes", dict, "model", {})
     knobs = reader.get(data, "knobs", dict, "", {})
     return Plan(
@@ -211,8 +217,9 @@ def plan_from_toml(text: str, *, file: str = "plan") -> Plan:
         widths=tuple(reader.width(item, where) for item, where in reader.tables(data, "width")),
         knobs=tuple((name, float(reader.get(knobs, name, (int, float), "knobs"))) for name in knobs),
         input_shapes=tuple((name, reader.shape(shapes, name)) for name in shapes),
-        allow=reader.safety(scope, "allow", "scope"),
+        allow=reader.one_of(SAFETY_LEVELS, scope, "allow", "scope", "retrain"),
         protect=reader.texts(scope, "protect", "scope"),
+        importance=reader.one_of(IMPORTANCES, scope, "importance", "scope", "auto"),
     )
 
 
@@ -273,12 +280,12 @@ class _Reader:
             raise self.fail(f"{where}.width", f"must be at least 1, not {width}")
         return WidthChoice(self.get(item, "group", str, where), size, width)
 
-    def safety(self, table: dict[str, Any], key: str, where: str) -> Safety:
-        value = self.get(table, key, str, where, "retrain")
-        for level in SAFETY_LEVELS:
-            if value == level:
-                return level
-        raise self.fail(f"{where}.{key}", f"must be one of {', '.join(SAFETY_LEVELS)}, not {value!r}")
+    def one_of(self, known: Sequence[Word], table: dict[str, Any], key: str, where: str, default: Word) -> Word:
+        value = self.get(table, key, str, where, default)
+        for word in known:
+            if value == word:
+                return word
+        raise self.fail(f"{where}.{key}", f"must be one of {', '.join(known)}, not {value!r}")
 
     def texts(self, table: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
         values = self.get(table, key, list, where, [])

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphopt.ir.channels import Channels
 from graphopt.ir.graph import Graph
-from graphopt.ir.op import Array
+from graphopt.ir.op import Array, Importance
 from graphopt.ir.resize import Selection
 from graphopt.results import Options
 from graphopt.verification.drift import Drift, measure_drift
@@ -58,6 +58,7 @@ class RealData:
         held_out: indices of the others.
         seed: of the division and of everything drawn later.
         memory_limit_bytes: what may grow with the samples.
+        importance: what chooses the channels that stay.
     """
 
     calibration: Calibration
@@ -65,11 +66,18 @@ class RealData:
     held_out: Indices
     seed: int
     memory_limit_bytes: int
+    importance: Importance
 
     def select(self, graph: Graph, channels: Channels, widths: Mapping[str, int]) -> dict[str, Selection]:
         """Return which channels stay, for each group that gets another width."""
         return select_channels(
-            graph, channels, widths, self.solve, seed=self.seed, memory_limit_bytes=self.memory_limit_bytes
+            graph,
+            channels,
+            widths,
+            self.solve,
+            importance=self.importance,
+            seed=self.seed,
+            memory_limit_bytes=self.memory_limit_bytes,
         )
 
     def repair(
@@ -132,4 +140,5 @@ def open_real_data(model: Path, path: str, options: Options) -> RealData:
     calibration = open_calibration(path, inputs, preprocess=options.preprocess)
     solve, held_out = calibration.split(HELD_OUT, options.seed)
     limit = options.memory_limit_bytes or DEFAULT_MEMORY_BYTES
-    return RealData(calibration, Subset(calibration, solve), held_out, options.seed, limit)
+    importance = options.measured_importance
+    return RealData(calibration, Subset(calibration, solve), held_out, options.seed, limit, importance)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from graphopt.cost.estimate import Estimate
-from graphopt.ir.op import Safety
+from graphopt.ir.op import Importance, Safety
 from graphopt.plan import Plan
 from graphopt.rewrites.rewrite import Refusal
 from graphopt.search.objective import Constraints, Objective
@@ -47,6 +47,10 @@ class Options:
             are repaired on them, drift and proof measured.
         preprocess: how images are prepared: a bundled preset, or a TOML file.
         repair: whether weights are repaired where there is calibration data.
+        importance: what chooses the channels that stay where a group shrinks: ``l2`` (their weights), ``energy`` or
+            ``column-subset`` (what they do on calibration data, see :mod:`graphopt.weights.choose`), or ``auto``:
+            ``column-subset`` where weights are repaired, else ``l2``. ``None`` is ``auto``, or the plan's own where a
+            plan is applied.
         max_drift: bound for the drift on held-out samples (see `verification.drift`). The drift of every decision is
             measured first, and every curated width is on offer.
         cache: folder for measured drifts; the user's cache folder where it is ``None``.
@@ -71,6 +75,7 @@ class Options:
     calibration: str | None = None
     preprocess: str | None = None
     repair: bool = True
+    importance: Importance | None = None
     max_drift: float | None = None
     cache: str | None = None
     memory_limit_bytes: int | None = None
@@ -81,6 +86,13 @@ class Options:
     def allowed(self) -> Safety:
         """The least safe kind of change that may be made."""
         return self.allow or ("repaired" if self.calibration and self.repair else "exact")
+
+    @property
+    def measured_importance(self) -> Importance:
+        """What chooses channels with these options, ``auto`` decided."""
+        if self.importance in (None, "auto"):
+            return "column-subset" if self.calibration and self.repair else "l2"
+        return self.importance
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +188,7 @@ class OptimizeResult:
         repaired: what became of each op whose weights were fitted, in order.
         evaluation: the metric before and after, where labels or a function were given.
         capacity_kept: share of the original's channels that are still there, averaged over the groups by parameters.
+        importance: what chose the channels that stay, ``None`` where no group shrank.
         refusals: what was refused where and why.
         notes: sentences that the reader should see (normalising skipped, batch size assumed, bound not reached).
         evaluations: candidates priced by the search.
@@ -197,6 +210,7 @@ class OptimizeResult:
     repaired: tuple[RepairedUnit, ...] = ()
     evaluation: tuple[Evaluation, Evaluation] | None = None
     capacity_kept: float = 1.0
+    importance: Importance | None = None
     refusals: tuple[RuleRefusal, ...] = ()
     notes: tuple[str, ...] = ()
     evaluations: int = 0

@@ -236,7 +236,7 @@ class _Journal:
 
     def __init__(self, folder: Path, model: str, data: RealData) -> None:
         parts = [__version__, model, data.calibration.digest, str(data.seed), str(data.solve.count)]
-        parts.append(str(len(data.held_out)))
+        parts += [str(len(data.held_out)), data.importance]
         name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
         self._file = folder / f"{name}.jsonl"
         self._known: dict[str, float] = {}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.errors import PlanError
+from graphopt.ir.op import IMPORTANCES
 from graphopt.plan import KEEP, Plan, PlannedRule, SiteChoice, WidthChoice, plan_from_toml, plan_to_toml, read_plan
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -41,6 +42,7 @@ PLANS = st.builds(
     ),
     allow=st.sampled_from(["exact", "repaired", "retrain"]),
     protect=st.lists(NAMES, max_size=3).map(tuple),
+    importance=st.sampled_from(IMPORTANCES),
 )
 
 PLAN = Plan(
@@ -80,6 +82,7 @@ def test_the_digest_is_of_what_a_replay_depends_on() -> None:
         replace(PLAN, widths=(WidthChoice("a", 18, 64),)),
         replace(PLAN, rules=(replace(PLAN.rules[0], params=(("multiple", 16),)),)),
         replace(PLAN, protect=("x",)),
+        replace(PLAN, importance="energy"),
     ):
         assert other.digest != PLAN.digest
 
@@ -96,6 +99,7 @@ def test_the_digest_is_of_what_a_replay_depends_on() -> None:
         ('choice = "keep"', 'choise = "keep"', "site[0].choise: unknown key"),
         ("[model]", "[mode]", "mode: unknown key"),
         ('allow = "retrain"', 'allow = "all"', "scope.allow: must be one of exact, repaired, retrain"),
+        ('importance = "auto"', 'importance = "all"', "scope.importance: must be one of auto, l2, energy, column-"),
         ('safety = "exact"', "safety = 3", "rule[0].safety: must be str, not 3"),
         ("format = 1", "format = [", "not a plan"),
     ],

@@ -82,6 +82,15 @@ def test_measurements_are_kept_and_a_cut_off_line_costs_one(job: Job, monkeypatc
     measured(job)
 
 
+def test_channels_chosen_otherwise_are_measured_anew(job: Job) -> None:
+    measured(job)
+    other = replace(job.data, importance="energy")
+    folder = Path(job.options.cache or "")
+    kept, anew = (sensitivity._Journal(folder, job.subject.digest, d.limited(64, 128)) for d in (job.data, other))
+    assert kept._known
+    assert not anew._known
+
+
 def test_the_table_adds_them_up(job: Job) -> None:
     single = measured(job)
     table = job.table.with_drift(single.drift)
@@ -142,7 +151,9 @@ def test_the_best_within_the_drift_is_the_best_by_the_objective(
         one = next(waiting, Met(0.99, 99, 0.001))
         after = replace(job.subject.before, latency_us=one.latency_us, peak_activation_bytes=one.peak_bytes)
         drift = SimpleNamespace(value=one.drift, worst=SimpleNamespace(measure="kl"))
-        draft = SimpleNamespace(after=after, drift=drift, safety="repaired", number=met.index(one) if one in met else -1)
+        draft = SimpleNamespace(
+            after=after, drift=drift, safety="repaired", number=met.index(one) if one in met else -1
+        )
         return Found(job.table.default(), one.score, (), 1), draft
 
     monkeypatch.setattr(pipeline, "_search", search)

@@ -134,6 +134,11 @@ data_options = stacked(
         help="Fit the weights of lossy changes to the calibration data [default: repair].",
     ),
     click.option(
+        "--importance", type=click.Choice(["auto", "l2", "energy", "column-subset"]),
+        help="What chooses the channels that stay where a group shrinks: their weights (l2), or what they do on the "
+        "calibration data [default: the plan's, or auto: column-subset where weights are repaired, else l2].",
+    ),
+    click.option(
         "--memory-limit", "memory_limit_bytes", type=Amount(), metavar="SIZE",
         help="Bound for what grows with the calibration samples, as 512MiB [default: 3GiB].",
     ),
@@ -216,8 +221,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
         "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",
-        "cache",
-        "verify",
+        "cache", "verify", "importance",
     ):  # fmt: skip
         if values.get(name) not in (None, ()):
             given[name] = values[name]

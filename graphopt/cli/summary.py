@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from graphopt.cli.calibrated import calibrated
 from graphopt.cli.output import cell, table
 from graphopt.report import format as f
-from graphopt.report.sentences import meaning
+from graphopt.report.sentences import capacity_sentence, meaning
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +39,7 @@ def summary(result: OptimizeResult, *, plan_file: str | None, report_file: str |
     yield styled(result.outcome, _headline(result))
     if result.outcome != "unchanged":
         yield estimates(*result.estimates)
-        yield f"capacity kept  {result.capacity_kept:.1%} of the channels, weighted by parameters"
+        yield f"capacity kept  {capacity_sentence(result)}"
         yield f"kernels        {_kernels(*result.estimates)}"
         yield f"safety         {result.safety} ({meaning(result)})"
     if result.changes:

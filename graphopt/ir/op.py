@@ -20,6 +20,11 @@ Safety = Literal["exact", "repaired", "retrain"]
 SAFETY_LEVELS: tuple[Safety, ...] = ("exact", "repaired", "retrain")
 """Safest first; ``--allow X`` admits everything up to and including X."""
 
+Importance = Literal["auto", "l2", "energy", "column-subset"]
+"""What chooses the channels that stay where a group shrinks; see `results.Options`."""
+
+IMPORTANCES: tuple[Importance, ...] = ("auto", "l2", "energy", "column-subset")
+
 Dim = int | str | None
 """One dimension of a tensor: a number, a symbol, or unknown."""
 

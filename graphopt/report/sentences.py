@@ -36,6 +36,12 @@ def meaning(result: OptimizeResult) -> str:
     return "first-method weights; give --calibration to repair them"
 
 
+def capacity_sentence(result: OptimizeResult) -> str:
+    """How much of the channels is left, and what chose them where some went."""
+    chosen = "" if result.importance is None else f", chosen by {result.importance}"
+    return f"{result.capacity_kept:.1%} of the channels, weighted by parameters{chosen}"
+
+
 def drift_sentence(drift: Drift) -> str:
     """The value with its measure and standard error, and how many samples are behind it."""
     worst = drift.worst

@@ -78,6 +78,7 @@ def optimize_values(result: OptimizeResult) -> dict[str, Any]:
         "before": None if result.before is None else estimate_values(result.before),
         "after": None if result.after is None else estimate_values(result.after),
         "capacity_kept": clean(result.capacity_kept),
+        "importance": result.importance,
         "changes": [clean(change) for change in result.changes],
         "front": [_front_values(point) for point in result.front],
         "verification": None if result.verification is None else verification_values(result.verification),

@@ -1,9 +1,11 @@
-"""Which channels to keep, by what they do on real samples: the ones that explain the others best.
+"""Which channels to keep, by what they do on real samples: the strongest, or the ones that explain the others best.
 
 For a consumer that reads channels x with column norms w, ``C = cov(x) * w w'`` is the energy that the channels deliver,
-alone and together. Columns are picked greedily, each time the one that takes most of what is left of C with it (column
-subset selection by pivoted Cholesky; Civril and Magdon-Ismail, 2012): a channel that others can stand in for is not
-needed, since the consumer's weights are re-solved afterwards. Dead channels explain nothing and go first.
+alone (its diagonal; a mean is a matter of the bias) and together. ``energy`` keeps what delivers most alone.
+
+``column-subset`` picks columns greedily, each time the one that takes most of what is left of C with it (column subset
+selection by pivoted Cholesky; Civril and Magdon-Ismail, 2012): a channel that others can stand in for is not needed,
+since the consumer's weights are re-solved afterwards. Dead channels explain nothing and go first.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from graphopt.ir.channels import Channels
 from graphopt.ir.graph import Graph
 from graphopt.ir.group import Member
+from graphopt.ir.op import Importance
 from graphopt.ir.resize import Selection
 from graphopt.rewrites.convs import is_standard
 from graphopt.weights.importance import select
@@ -32,18 +35,21 @@ def select_channels(
     widths: Mapping[str, int],
     samples: Samples,
     *,
+    importance: Importance = "column-subset",
     seed: int = 0,
     memory_limit_bytes: int = 2 << 30,
 ) -> dict[str, Selection]:
     """Return which channels stay, for each group that gets another width.
 
-    A group without a consumer whose input can be looked at is chosen by its weights (`importance.select`).
+    A group without a consumer whose input can be looked at is chosen by its weights (`importance.select`), as every
+    group is with ``l2``.
 
     Args:
         graph: the model.
         channels: its channel groups.
         widths: new width by group id. A larger one keeps everything and pads.
         samples: what to run the model on.
+        importance: ``l2``, ``energy`` or ``column-subset``.
         seed: of the picked positions.
         memory_limit_bytes: an eighth is for the activations that are kept between two looks.
 
@@ -51,6 +57,8 @@ def select_channels(
         ModelError: when the model does not run on the samples.
     """
     chosen = select(graph, channels, widths)
+    if importance == "l2":
+        return chosen
     stream: Stream | None = None
     energies: dict[str, Doubles] = {}
     shrinking = {name for name, width in widths.items() if width < channels.group(name).size}
@@ -65,12 +73,18 @@ def select_channels(
         energy = _energy(stream, graph, member, seed)
         if energy is not None:
             energies[group.id] = energies.get(group.id, 0.0) + energy
+    pick = strongest if importance == "energy" else column_subset
     for name, energy in energies.items():
         chosen[name] = Selection(keep=pick(energy, widths[name]))
     return chosen
 
 
-def pick(energy: Doubles, count: int) -> tuple[int, ...]:
+def strongest(energy: Doubles, count: int) -> tuple[int, ...]:
+    """Return the ``count`` columns with the largest diagonal, ascending; arguments as of `column_subset`."""
+    return tuple(sorted(int(i) for i in np.argsort(-np.diag(energy), kind="stable")[:count]))
+
+
+def column_subset(energy: Doubles, count: int) -> tuple[int, ...]:
     """Return ``count`` columns that explain the symmetric ``energy`` best, ascending.
 
     Args:

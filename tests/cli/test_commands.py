@@ -62,8 +62,8 @@ def test_optimize_json_has_its_keys_and_the_plan_replays(run, small_model: Path,
     values = json.loads(done.stdout)
     assert set(values) == {
         "outcome", "reason", "model", "output", "plan_file", "report_file", "safety", "plan_digest", "before", "after",
-        "capacity_kept", "changes", "front", "verification", "drift", "repaired", "evaluation", "refusals", "notes",
-        "evaluations",
+        "capacity_kept", "importance", "changes", "front", "verification", "drift", "repaired", "evaluation",
+        "refusals", "notes", "evaluations",
     }  # fmt: skip
     assert values["outcome"] == "optimized"
     assert (values["drift"], values["repaired"], values["evaluation"]) == (None, None, None)

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from graphopt.cli import options as o
 from graphopt.cli import progress
+from graphopt.ir.op import IMPORTANCES
 from graphopt.results import Options
 from graphopt.weights.preprocess import bundled_presets
 
@@ -140,7 +142,7 @@ def test_max_drift_bounds_the_drift(run, folder: Path) -> None:
 def test_every_option_reaches_the_job() -> None:
     given = {
         "calibration": "c", "preprocess": "unit", "repair": False, "memory_limit_bytes": 5, "evaluate": "m:f",
-        "max_drift": 0.5, "allow": "retrain",
+        "max_drift": 0.5, "allow": "retrain", "importance": "energy",
     }  # fmt: skip
     made = o.make_options(given)
     assert {name: getattr(made, name) for name in given} == given
@@ -148,11 +150,53 @@ def test_every_option_reaches_the_job() -> None:
     for name in ("optimize", "apply", "zoo"):
         command = importlib.import_module(f"graphopt.cli.commands.{name}").command
         names = {parameter.name for parameter in command.params}
-        assert {"calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate"} <= names
+        assert {"calibration", "preprocess", "repair", "importance", "memory_limit_bytes", "evaluate"} <= names
         assert ("max_drift" in names) == (name != "apply")
 
 
+def test_importance_chooses_the_channels_and_a_replay_chooses_the_same(run, folder: Path) -> None:
+    """A plan that was made with a measure of importance says so; the same without one is told in one line."""
+    models = {}
+    fewer = ("--calibration", "{}/real.npz", "--allow", "retrain", "--depth-multiplier", "0.5", "--protect", "s")
+    for importance in IMPORTANCES:
+        values = optimize(run, folder, *fewer, "--importance", importance, output=f"{importance}.onnx")
+        assert values["importance"] == (importance if importance != "auto" else "column-subset")
+        models[importance] = (folder / f"{importance}.onnx").read_bytes()
+        again = folder / "again.onnx"
+        plan = folder / f"{importance}.plan.toml"
+        arguments = ("apply", folder / "small.onnx", plan, "-o", again, "--force", "--calibration", folder / "real.npz")
+        replayed = run(*arguments)
+        assert replayed.exit_code == 0, replayed.stderr
+        assert again.read_bytes() == models[importance]
+        chosen = "column-subset" if importance == "auto" else importance
+        assert f"weighted by parameters, chosen by {chosen}" in replayed.stdout
+        blind = run("apply", folder / "small.onnx", plan, "-o", again, "--force")
+        if importance in ("energy", "column-subset"):
+            assert (blind.exit_code, blind.stdout) == (2, "")
+            assert f"--importance {importance} measures on real inputs: add --calibration" in blind.stderr
+        else:
+            assert "chosen by l2" in blind.stdout
+    weights = {name: content for name, content in models.items() if name != "auto"}
+    assert len(set(weights.values())) == 3
+    told = run(*arguments, "--importance", "l2")
+    assert "chosen by l2" in told.stdout
+
+
+def test_importance_counts_without_repair(run, folder: Path) -> None:
+    fewer = ("--allow", "retrain", "--depth-multiplier", "0.5", "--protect", "s", "--no-repair")
+    real = ("--calibration", "{}/real.npz", "--importance")
+    assert optimize(run, folder, *fewer)["importance"] == "l2"
+    optimize(run, folder, *fewer, *real[:2], output="auto.onnx")
+    optimize(run, folder, *fewer, *real, "energy", output="energy.onnx")
+    first, auto, energy = (onnx.load(folder / f"{name}.onnx") for name in ("out", "auto", "energy"))
+    assert first.graph == auto.graph
+    assert first.graph != energy.graph
+
+
 CASES = {
+    "importance without data": (("--importance", "energy"), ["--importance energy", "--calibration"]),
+    "columns without data": (("--importance", "column-subset"), ["--importance column-subset", "--calibration"]),
+    "unknown importance": (("--importance", "size"), ["size", "column-subset"]),
     "no such preset": (("--calibration", "{}/photos", "--preprocess", "effcientnet-lite"), ["efficientnet-lite"]),
     "images without preset": (("--calibration", "{}/photos"), ["--preprocess", *bundled_presets()]),
     "preset without images": (("--preprocess", "unit"), ["--calibration"]),

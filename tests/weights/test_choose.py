@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.ir.channels import channel_groups
 from graphopt.ir.graph import Graph
-from graphopt.weights.choose import pick, select_channels
+from graphopt.ir.op import Importance
+from graphopt.weights.choose import column_subset, select_channels, strongest
 from tests.weights.nets import BLOCK, net, noise, with_weight
 
 
@@ -20,14 +22,14 @@ def energy(rows: np.ndarray) -> np.ndarray:
 
 def test_dead_channels_go_first() -> None:
     rows = np.random.default_rng(0).standard_normal((500, 6)) * [1, 0, 2, 1e-9, 1, 3]
-    assert pick(energy(rows), 4) == (0, 2, 4, 5)
+    assert column_subset(energy(rows), 4) == (0, 2, 4, 5)
 
 
 def test_of_twins_one_stays() -> None:
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((500, 3)) * [3.0, 3.0, 1.0]
     rows = np.concatenate([rows, rows[:, :1] + 0.01 * rng.standard_normal((500, 1))], axis=1)
-    chosen = pick(energy(rows), 3)
+    chosen = column_subset(energy(rows), 3)
     assert {1, 2} < set(chosen)
     assert len({0, 3} & set(chosen)) == 1
 
@@ -36,10 +38,18 @@ def test_of_twins_one_stays() -> None:
 def test_any_energy_gives_the_asked_number(size: int, rank: int, seed: int, share: float) -> None:
     half = np.random.default_rng(seed).standard_normal((size, rank))
     count = max(1, round(share * size))
-    chosen = pick(half @ half.T, count)
+    chosen = column_subset(half @ half.T, count)
     assert len(set(chosen)) == count
     assert list(chosen) == sorted(chosen)
     assert all(0 <= channel < size for channel in chosen)
+
+
+def test_energy_keeps_the_loudest_and_does_not_know_twins() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((500, 3)) * [3.0, 1.0, 2.0]
+    rows = np.concatenate([rows + 100.0, rows[:, :1]], axis=1)
+    assert strongest(energy(rows), 2) == (0, 3)
+    assert not {0, 3} <= set(column_subset(energy(rows), 2))
 
 
 def planted(graph: Graph, dead: list[int]) -> Graph:
@@ -49,13 +59,14 @@ def planted(graph: Graph, dead: list[int]) -> Graph:
     return with_weight(graph, "d", 2, values)
 
 
-def test_a_models_dead_channels_are_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("importance", ["l2", "energy", "column-subset"])
+def test_a_models_dead_channels_are_found(importance: Importance, tmp_path: Path) -> None:
     """Their weights are as large as the others': only the samples tell."""
     dead = [1, 7, 8, 20, 31]
     graph = planted(net(BLOCK, tmp_path / "m.onnx"), dead)
     channels = channel_groups(graph)
-    chosen = select_channels(graph, channels, {"e": 27}, noise(40, 8, 12, 12))
-    assert set(range(32)) - set(chosen["e"].keep) == set(dead)
+    chosen = select_channels(graph, channels, {"e": 27}, noise(40, 8, 12, 12), importance=importance)
+    assert (set(range(32)) - set(chosen["e"].keep) == set(dead)) == (importance != "l2")
 
 
 def test_growing_groups_are_padded_and_others_left_out(tmp_path: Path) -> None:
