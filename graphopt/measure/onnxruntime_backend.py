@@ -26,10 +26,19 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.op import Array
 from graphopt.measure.backend import Measurement, Refusal, Row
 from graphopt.measure.onnxruntime_kernels import RunKernel, name_ops, run_kernels
-from graphopt.measure.stopwatch import CPU, REFERENCE_SHAPE, WARM_RUNS, Stopwatch, binding, pinned, reference_model
+from graphopt.measure.stopwatch import (
+    CPU,
+    REFERENCE_SHAPE,
+    WARM_RUNS,
+    Stopwatch,
+    binding,
+    pinned,
+    reference_model,
+    typical,
+)
 from graphopt.onnx_io.save import save
 
-VISITS: Final = 3
+VISITS: Final = 5
 _PROFILE_RUNS: Final = 30
 _LEAST_PROFILE_RUNS: Final = 5
 _SILENT: Final = 4
@@ -62,7 +71,7 @@ class OnnxRuntime:
         *,
         threads: int = 1,
         nominal_us: float | None = None,
-        seconds: float = 0.06,
+        seconds: float = 0.1,
     ) -> None:
         """Prepare to measure.
 
@@ -207,7 +216,7 @@ class OnnxRuntime:
 
 
 def node_times(events: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Microseconds of each node by name, out of a profile's events: the mean of the middle half of its warm runs.
+    """Microseconds of each node by name, out of a profile's events.
 
     The profile counts whole microseconds and cuts off the rest, half a microsecond on average.
     """
@@ -216,18 +225,13 @@ def node_times(events: Sequence[dict[str, Any]]) -> dict[str, float]:
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(suffix):
             times.setdefault(event["name"].removesuffix(suffix), []).append(event["dur"] + 0.5)
-    return {name: _middle_mean(durations[WARM_RUNS:] or durations) for name, durations in times.items()}
-
-
-def _middle_mean(values: Sequence[float]) -> float:
-    ordered = np.sort(values)
-    cut = len(ordered) // 4
-    return float(np.mean(ordered[cut : len(ordered) - cut]))
+    return {name: typical(durations[WARM_RUNS:] or durations) for name, durations in times.items()}
 
 
 def _result(subject: _Subject) -> Measurement:
     total = float(np.median(subject.totals))
-    spread = max(subject.totals) / min(subject.totals) - 1
+    low, high = np.quantile(subject.totals, (0.25, 0.75))
+    spread = float(high - low) / total
     if not subject.shares:
         return Measurement(total, (), spread)
     shares = np.median(subject.shares, axis=0)

@@ -2,8 +2,10 @@
 
 A shared machine changes its clock and takes the processor away. So one thread is pinned to one processor, its own CPU
 time is read (no wall clock), and every run is taken next to a run of a reference convolution: the ratio of the two
-medians hardly moves. Multiplied by what the reference takes on an idle machine (its *nominal* time) the ratio is
-microseconds again. Several threads, or a device, are timed by the wall clock instead: nothing else sees them.
+hardly moves. Multiplied by what the reference takes on an idle machine (its *nominal* time) the ratio is microseconds
+again. What disturbs a run makes it slower and never faster, so of many runs the faster half is averaged
+(`typical`); that repeats better than medians do, and a single fastest run is luck. Several threads, or a device, are
+timed by the wall clock instead: nothing else sees them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -47,7 +49,7 @@ class Stopwatch:
         self.nominal_us = nominal_us or self._nominal()
 
     def us(self, run: Run, seconds: float) -> float:
-        """Microseconds of one run at the reference's nominal speed: the ratio of two medians.
+        """Microseconds of one run at the reference's nominal speed.
 
         Args:
             run: one run; it is repeated, warm.
@@ -63,7 +65,7 @@ class Stopwatch:
             reference.append(self._time(self._reference))
             run()
             mine.append(self._time(run))
-        return float(np.median(mine) / np.median(reference)) * self.nominal_us
+        return typical(mine) / typical(reference) * self.nominal_us
 
     def _time(self, run: Run) -> int:
         start = self._clock()
@@ -71,9 +73,14 @@ class Stopwatch:
         return self._clock() - start
 
     def _nominal(self) -> float:
-        """The reference on a machine that is left alone most of the time: the lower quartile of many runs."""
         times = [self._time(self._reference) for _ in range(WARM_RUNS + _MOST_RUNS)]
-        return float(np.quantile(times[WARM_RUNS:], 0.25)) / 1e3
+        return typical(times[WARM_RUNS:]) / 1e3
+
+
+def typical(times: Sequence[float]) -> float:
+    """The mean of the faster half."""
+    ordered = np.sort(times)
+    return float(np.mean(ordered[: (len(ordered) + 1) // 2]))
 
 
 def reference_model() -> bytes:
