@@ -195,6 +195,33 @@ def test_a_small_memory_limit_is_held_and_said(limit: int, method: str, block: G
     assert ("memory limit" in unit.note) == (method != "majorise-minimise")
 
 
+def test_the_order_of_the_samples_is_no_division(block: Graph, tmp_path: Path) -> None:
+    """The last fifth is blank: judged on that part alone, spoiled weights would look as good as the original's."""
+    images = SAMPLES.arrays["image"].copy()
+    images[-len(images) // 5 :] = 0.0
+    broken = spoiled(block, "s")
+    done = repair(block, broken, {}, Arrays({"image": images}))
+    assert by_op(done)["s"] != "unchanged"
+    assert distance(block, done.graph, tmp_path) < 0.02
+
+
+def test_the_seed_says_which_samples_judge(block: Graph) -> None:
+    """The head has one row for each sample, so no drawn position makes a difference: only what is held out does."""
+    broken = spoiled(block, "scores")
+    first, again, other = (repair(block, broken, {}, SAMPLES, seed=seed).units for seed in (0, 0, 1))
+    assert first == again
+    assert first[0].error_before != pytest.approx(other[0].error_before, rel=1e-6)
+
+
+def test_the_seed_says_which_positions_count(block: Graph) -> None:
+    """All samples are the same, so it makes no difference which of them are held out: only the positions do."""
+    same = Arrays({"image": np.repeat(SAMPLES.arrays["image"][:1], 300, axis=0)})
+    broken = spoiled(block, "s")
+    first, again, other = (repair(block, broken, {}, same, seed=seed, only=["s"]).units for seed in (0, 0, 1))
+    assert first == again
+    assert first[0].error_before != pytest.approx(other[0].error_before, rel=1e-6)
+
+
 def test_progress_counts_the_linear_ops(block: Graph) -> None:
     calls: list[tuple[int, int, str]] = []
     repair(block, block, {}, SAMPLES, progress=lambda *call: calls.append(call))
