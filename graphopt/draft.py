@@ -220,7 +220,7 @@ def deliver(draft: Draft, result: OptimizeResult, output: str | Path | None) -> 
             save(job.subject.original, output)
         return replace(result, output=None if output is None else str(output))
     if draft.repaired is not None and job.data is not None:
-        notes = (*result.notes, *draft.repaired.notes, *filter(None, [job.data.few]))
+        notes = (*result.notes, *filter(None, [job.data.few]))
         result = replace(result, repaired=draft.repaired.units, notes=notes)
     result = replace(result, drift=draft.drift)
     with staged(output) as stage:

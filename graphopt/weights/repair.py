@@ -69,11 +69,10 @@ class RepairedUnit:
 
 @dataclass(frozen=True)
 class Repaired:
-    """A repaired model: the graph, what became of each touched op, in order, and sentences for the reader."""
+    """A repaired model: the graph, and what became of each touched op, in order."""
 
     graph: Graph
     units: tuple[RepairedUnit, ...]
-    notes: tuple[str, ...] = ()
 
 
 def repair(
@@ -122,7 +121,7 @@ def repair(
         job.visit(key, repairable=only is None or key in only)
     if progress is not None:
         progress(len(linear), len(linear), "")
-    return Repaired(job.graph, tuple(job.units), tuple(job.notes))
+    return Repaired(job.graph, tuple(job.units))
 
 
 class _Job:
@@ -139,7 +138,6 @@ class _Job:
     ) -> None:
         self.graph = rewritten
         self.units: list[RepairedUnit] = []
-        self.notes: list[str] = []
         self._original = original
         self._kept = kept
         self._seed = seed
