@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"results"}),
     frozenset({"prepare", "real_data"}),
     frozenset({"decide"}),
-    frozenset({"sensitivity"}),
+    frozenset({"landscape", "sensitivity"}),
     frozenset({"draft"}),
     frozenset({"pipeline"}),
     frozenset({"measure"}),
