@@ -1,8 +1,8 @@
 """Which ops of a model each node of onnxruntime's optimised graph runs.
 
 The ops of the model that onnxruntime gets are named after their outputs (`name_ops`), because that is what survives: a
-node keeps its ops' last output tensor or, where it works on blocked channels (NCHWc), the name ``<output>_nchwc``. What
-was fused without a trace is found by what the node says of itself: a convolution's attribute ``activation``, its fourth
+node keeps its last op's output tensor or, where it works on blocked channels (NCHWc), a name made of it. What was
+fused without a trace is found by what the node says of itself: a convolution's attribute ``activation``, its fourth
 input (the residual Add); all else went into the node that reads it.
 
 Nodes that only move data between layouts (reorders, transposes, views) are no kernels. They are run for the sake of a
@@ -22,8 +22,10 @@ from graphopt.ir.liveness import constant_tensors, is_view
 from graphopt.ir.op import Op
 
 _TO_BLOCKED, _FROM_BLOCKED = "ReorderInput", "ReorderOutput"
-_SUFFIX = re.compile(r"_nchwc(_token_\d+)?$")
+_SUFFIX = re.compile(r"(_nchwc|/\w+Fusion/)(_token_\d+)?$")
 _SUM_SLOT = 3
+_SPELLED_OUT = {"HardSwish": ("HardSigmoid", "Mul")}
+"""Activations of a convolution that are several ops in the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +71,19 @@ def _owners(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> dict[str, int]:
     """The node that runs each op, by the op's key. Ops on constants alone, and what nobody reads, have none."""
     constants = constant_tensors(graph)
     owner: dict[str, int] = {}
+    ended: set[int] = set()
     makers = {tensor: position for position, node in enumerate(nodes) for tensor in node.output if tensor}
     for position, node in enumerate(nodes):
         runs = makers.get(node.input[0], position) if node.op_type == _FROM_BLOCKED else position
-        for tensor in _named(node, graph):
-            op = graph.producer(tensor)
-            if op is not None:
-                owner[op.key] = runs
+        last = [op for tensor in node.output if tensor and (op := graph.producer(tensor)) is not None]
+        if last:
+            ended.add(runs)
+        for op in last or _named(node, graph):
+            owner[op.key] = runs
     left = [op for op in graph.ops() if op.key not in owner and op.key not in constants]
     for op in left:
         found = [owner[maker.key] for maker in _makers(op, graph) if maker.key in owner]
-        found = [position for position in found if _takes(nodes[position], op)]
+        found = [position for position in found if position not in ended and _takes(nodes[position], op)]
         if found:
             owner[op.key] = max(found)  # a residual Add: the later convolution, since it needs the earlier one's output
     for op in reversed(left):
@@ -89,13 +93,10 @@ def _owners(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> dict[str, int]:
     return owner
 
 
-def _named(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
-    """Tensors of the model that a node's name and outputs speak of."""
-    known = [tensor for tensor in node.output if tensor and graph.producer(tensor) is not None]
-    if known:
-        yield from known
-    else:
-        yield node.name if graph.producer(node.name) is not None else _SUFFIX.sub("", node.name)
+def _named(node: onnx.NodeProto, graph: Graph) -> list[Op]:
+    """The op that a node's name speaks of. One that works on blocked channels may run more ops behind it."""
+    found = graph.producer(node.name) or graph.producer(_SUFFIX.sub("", node.name))
+    return [] if found is None else [found]
 
 
 def _makers(op: Op, graph: Graph) -> Iterator[Op]:
@@ -109,7 +110,8 @@ def _takes(node: onnx.NodeProto, op: Op) -> bool:
     """Whether a node says that it runs an op like this one behind its own."""
     if op.op_type in ("Add", "Sum"):
         return "Conv" in node.op_type and len(node.input) > _SUM_SLOT and node.input[_SUM_SLOT] != ""
-    return any(a.name == "activation" and a.s == op.op_type.encode() for a in node.attribute)
+    activation = next((a.s.decode() for a in node.attribute if a.name == "activation"), "")
+    return op.op_type in _SPELLED_OUT.get(activation, (activation,))
 
 
 def _payers(nodes: Sequence[onnx.NodeProto], kernels: set[int]) -> list[int | None]:
