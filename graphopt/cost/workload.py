@@ -15,11 +15,11 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.cost.categories import BIAS_SLOT, WEIGHT_SLOT
+from graphopt.cost.categories import BIAS_SLOT, WEIGHT_SLOT, Category
 from graphopt.cost.kernels import Kernel
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Op
-from graphopt.targets.target import Target
+from graphopt.targets.target import ACTIVATIONS, Target
 
 Count = int | npt.NDArray[np.int64]
 """A number, or one for each candidate."""
@@ -27,6 +27,11 @@ Count = int | npt.NDArray[np.int64]
 ShapeOf = Callable[[str], Sequence[Count]]
 
 Kind = Literal["convolution", "depthwise", "product", "vector"]
+
+Activation = Literal["none", "clamp", "curve"]
+"""What is fused behind an anchor: nothing, bounds on the output (ReLU and its kin), or a function to look up."""
+
+_CLAMPS: Final = frozenset({"Relu", "Clip"})
 
 _PASSES: Final = {"normalise": 3}
 """How often an op goes over its elements (a normalisation: twice for the statistics, once to apply them)."""
@@ -52,6 +57,16 @@ class Workload:
         weight_elements: weights read.
         bias_elements: bias values read.
         owns_weights: whether the parameters count here (or at an earlier kernel that shares them).
+        category: what kind of work the anchor is; with ``op_type`` and everything below it, what a learned estimator
+            looks at beside the numbers above.
+        op_type: the anchor's.
+        activation: what is fused behind it.
+        kernel_height, kernel_width: the window of a convolution or a pooling.
+        stride_height, stride_width: its steps.
+        output_height, output_width: the last two axes of an output of four; 1 where there are fewer.
+        input_elements: elements of the activation that the anchor reads first.
+        second_elements: elements of all others that the kernel reads (the skip of a residual block, a gate).
+        output_elements: elements written.
     """
 
     kind: Kind
@@ -66,6 +81,18 @@ class Workload:
     weight_elements: Count = 0
     bias_elements: Count = 0
     owns_weights: bool = True
+    category: Category = "other"
+    op_type: str = ""
+    activation: Activation = "none"
+    kernel_height: Count = 1
+    kernel_width: Count = 1
+    stride_height: int = 1
+    stride_width: int = 1
+    output_height: Count = 1
+    output_width: Count = 1
+    input_elements: Count = 0
+    second_elements: Count = 0
+    output_elements: Count = 0
 
     @property
     def macs(self) -> Count:
@@ -111,7 +138,7 @@ def workload(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
             arrays which broadcast against each other.
     """
     anchor = graph.op(kernel.anchor)
-    base = _traffic(kernel, graph, shape_of)
+    base = _geometry(_traffic(kernel, graph, shape_of), kernel, anchor, graph, shape_of)
     if anchor.domain == "" and anchor.op_type in WEIGHT_SLOT:
         return _heavy(base, kernel, anchor, graph, shape_of)
     return replace(
@@ -145,6 +172,55 @@ def _traffic(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
         else:
             other = other + _product(shape_of(tensor)) * dtype.itemsize
     return Workload("vector", activation_elements=elements, other_bytes=other, owns_weights=kernel.owns_weights)
+
+
+def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: ShapeOf) -> Workload:
+    """Add what the kernel looks like: operands, windows, the activation behind it."""
+    first = next((tensor for tensor in anchor.inputs if tensor in kernel.reads), None)
+    window = _window(anchor, kernel, shape_of)
+    strides = anchor.attribute("strides", ())
+    made = _plane(shape_of(kernel.writes[-1])) if kernel.writes else (1, 1)
+    return replace(
+        base,
+        category=kernel.category,
+        op_type=anchor.op_type,
+        activation=_activation(kernel, graph),
+        kernel_height=window[0],
+        kernel_width=window[1],
+        stride_height=int(_plane((1, 1, *strides))[0]),
+        stride_width=int(_plane((1, 1, *strides))[1]),
+        output_height=made[0],
+        output_width=made[1],
+        input_elements=_product(shape_of(first)) if first is not None else 0,
+        second_elements=_total([tensor for tensor in kernel.reads if tensor != first], shape_of),
+        output_elements=_total(kernel.writes, shape_of),
+    )
+
+
+def _plane(shape: Sequence[Count]) -> tuple[Count, Count]:
+    """Height and width of a shape with batch and channels first; depth counts as height."""
+    *rows, columns = shape[2:] or (1,)
+    return _product(rows), columns
+
+
+def _window(anchor: Op, kernel: Kernel, shape_of: ShapeOf) -> tuple[Count, Count]:
+    if kernel.category == "pool":
+        return _plane((1, 1, *anchor.attribute("kernel_shape", ())))
+    if anchor.op_type.startswith("Global") and kernel.reads:
+        return _plane(shape_of(kernel.reads[0]))
+    if "Conv" in anchor.op_type and anchor.op_type in WEIGHT_SLOT:
+        return _plane(shape_of(anchor.inputs[WEIGHT_SLOT[anchor.op_type]]))
+    return 1, 1
+
+
+def _activation(kernel: Kernel, graph: Graph) -> Activation:
+    followers = [graph.op(key) for key in kernel.ops if key != kernel.anchor]
+    types = {op.op_type for op in followers} & ACTIVATIONS
+    # spelled-out gates (hard-swish, SiLU) multiply two tensors of the kernel's own
+    gated = any(op.op_type == "Mul" and not {*op.inputs} & {*kernel.reads, *kernel.weights} for op in followers)
+    if not types:
+        return "none"
+    return "curve" if gated or not types <= _CLAMPS else "clamp"
 
 
 def _heavy(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: ShapeOf) -> Workload:
