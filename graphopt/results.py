@@ -263,7 +263,7 @@ class ZooRow:
     Attributes:
         model: path of the model, relative to the folder.
         outcome: how it ended.
-        reason: why it is unchanged, was skipped or failed, else ``""``.
+        reason: why it is unchanged, was skipped or failed, or what a reader of its numbers must know, else ``""``.
         seconds: how long it took (wall clock).
         numbers: estimates and verdict; ``None`` where the model never got that far.
         result: the whole result; ``None`` without numbers, and where an earlier run of the zoo left the row.

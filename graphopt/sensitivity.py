@@ -47,7 +47,7 @@ JUDGE_SAMPLES = 128
 """Held-out samples that a drift is measured on at most."""
 
 UNMEASURED = 1e6
-"""Stands for the drift of an option that was not measured: no budget allows it."""
+"""Stands for the drift of an option that was not measured, or is not finite: no budget allows it."""
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -113,7 +113,7 @@ def measure_sensitivity(
             progress(done, len(wanted), key)
         known = journal.get(key)
         if known is None:
-            known = meter.measure(sites, widths)
+            known = min(meter.measure(sites, widths), UNMEASURED)
             journal.put(key, known)
         else:
             reused += 1

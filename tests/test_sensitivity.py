@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +82,24 @@ def test_measurements_are_kept_and_a_cut_off_line_costs_one(job: Job, monkeypatc
 
     monkeypatch.setattr(sensitivity._Meter, "measure", refuse)
     measured(job)
+
+
+def test_a_drift_without_end_is_beyond_every_budget(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is kept of it is JSON, which has no infinity."""
+    monkeypatch.setattr(sensitivity._Meter, "measure", lambda *_: math.inf)
+    other = copy(job)
+    other.options = replace(job.options, cache=str(tmp_path))
+    single = measured(other)
+    table = job.table.with_drift(single.drift)
+    for v, drift in single.drift.items():
+        assert np.isfinite(drift).all()
+        changed = job.table.default()
+        changed[v] = int(drift.argmax())
+        if drift.max() > 0:
+            assert table.evaluate(changed[None], [DRIFT])[0, 0] > 100
+    (journal,) = tmp_path.glob("*.jsonl")
+    for line in journal.read_text("utf-8").splitlines():
+        json.loads(line, parse_constant=pytest.fail)
 
 
 def test_channels_chosen_otherwise_are_measured_anew(job: Job) -> None:

@@ -29,7 +29,7 @@ def calibrated(result: OptimizeResult) -> Iterator[RenderableType]:
             yield f"{label:<14} {cell(sentence)}"
             label = ""
     if result.drift is not None:
-        yield f"drift          {drift_sentence(result.drift)}"
+        yield f"drift          {cell(drift_sentence(result.drift))}"
         yield drift_table(result.drift)
     if result.evaluation is not None:
         samples = f.plural(result.evaluation[0].samples, "sample")

@@ -55,7 +55,7 @@ def _drift(drift: Drift) -> str:
         for output in drift.outputs
     ]  # fmt: skip
     head = ("output", "measure", "drift", "std error", "relative L2", "max abs", "cosine", "top-1 same", "top-5 has it")
-    return section("Drift", f"<p>{drift_sentence(drift)}.</p>", table(head, rows, numbers=2), _DRIFT_NOTE)
+    return section("Drift", f"<p>{safe(drift_sentence(drift))}.</p>", table(head, rows, numbers=2), _DRIFT_NOTE)
 
 
 def _repaired(units: tuple[RepairedUnit, ...]) -> str:

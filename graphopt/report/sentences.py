@@ -49,7 +49,8 @@ def drift_sentence(drift: Drift) -> str:
     where = f", worst of {len(drift.outputs)} outputs" if len(drift.outputs) > 1 else ""
     agreement = "" if drift.top1_agreement is None else f"; top-1 agreement {f.share(drift.top1_agreement)}"
     samples = f.plural(drift.samples, "held-out sample")
-    return f"{f.small(drift.value)}{error} {MEASURES[worst.measure]}{where}, on {samples}{agreement}"
+    reason = f"; {drift.reason}" if drift.reason else ""
+    return f"{f.small(drift.value)}{error} {MEASURES[worst.measure]}{where}, on {samples}{agreement}{reason}"
 
 
 def repair_sentences(units: tuple[RepairedUnit, ...]) -> Iterator[str]:

@@ -47,11 +47,13 @@ def verification_values(proof: Verification) -> dict[str, Any]:
 
 
 def drift_values(drift: Drift) -> dict[str, Any]:
-    """The model's ``value`` with ``measure`` and ``standard_error``, ``top1_agreement``, ``samples``, ``outputs``."""
+    """The model's ``value`` with ``measure``, ``standard_error`` and, where it is infinite (``null``), the ``reason``;
+    ``top1_agreement``, ``samples`` and ``outputs``."""
     return {
         "value": clean(drift.value),
         "measure": drift.worst.measure,
         "standard_error": clean(drift.standard_error),
+        "reason": drift.reason,
         "top1_agreement": clean(drift.top1_agreement),
         "samples": drift.samples,
         "outputs": [clean(output) for output in drift.outputs],

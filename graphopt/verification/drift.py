@@ -63,6 +63,11 @@ class Drift:
         return self.worst.standard_error
 
     @property
+    def reason(self) -> str:
+        """Why `value` is infinite, with the output's name, else ``""``."""
+        return f"the drift of {self.worst.name!r} is infinite: {self.worst.reason}" if self.worst.reason else ""
+
+    @property
     def top1_agreement(self) -> float | None:
         """The least agreement on the best class among outputs of rank 2, ``None`` without one."""
         found = [output.top1_agreement for output in self.outputs if output.top1_agreement is not None]

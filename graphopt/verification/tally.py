@@ -19,6 +19,9 @@ FLAT_NATS = 0.05
 _TOP = 5
 _ROW_SUM_TOLERANCE = 1e-2
 
+_NOT_FINITE = "it is not finite in the same places as the original"
+_ZERO = "the original is zero throughout and the rewritten model is not"
+
 Doubles = npt.NDArray[np.float64]
 
 
@@ -29,7 +32,8 @@ class OutputDrift:
     Attributes:
         name: tensor name.
         measure: what `value` is.
-        value: 0 for no change; infinite where the rewritten model is not finite and the original is.
+        value: 0 for no change; infinite where the rewritten model is not finite and the original is, and where the
+            original is zero throughout and the rewritten model is not.
         standard_error: of `value`, by samples; ``None`` with fewer than two or where `value` is infinite.
         relative_l2: L2 norm of the difference over the L2 norm of the original.
         max_abs: largest absolute difference of an element.
@@ -38,6 +42,7 @@ class OutputDrift:
         top1_agreement: share of samples with the same best column, for floats of rank 2 with two columns or more.
         top5_agreement: share of samples whose best column in the original is among the rewritten model's best five,
             for six columns or more.
+        reason: why `value` is infinite, else ``""``.
     """
 
     name: str
@@ -50,6 +55,7 @@ class OutputDrift:
     kl: float | None = None
     top1_agreement: float | None = None
     top5_agreement: float | None = None
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -158,7 +164,7 @@ class Tally:
         """The numbers over everything that was added."""
         nan, inf = float("nan"), float("inf")
         if self._broken:
-            return OutputDrift(self.name, "relative-l2", inf, None, inf, inf, nan)
+            return OutputDrift(self.name, "relative-l2", inf, None, inf, inf, nan, reason=_NOT_FINITE)
         distances, norms = np.concatenate(self._distances), np.concatenate(self._norms)
         if self._discrete:
             share, error = _ratio(distances, norms)
@@ -177,7 +183,8 @@ class Tally:
             if by_sample is not None:
                 kl = max(0.0, float(by_sample.mean()))
                 measure, value, error = "kl", kl, _mean_error(by_sample)
-        return OutputDrift(self.name, measure, value, error, relative, self._max_abs, cosine, kl, top1, top5)
+        reason = "" if value < inf else _ZERO
+        return OutputDrift(self.name, measure, value, error, relative, self._max_abs, cosine, kl, top1, top5, reason)
 
 
 def _by_sample(values: Doubles, rows: int) -> Doubles:

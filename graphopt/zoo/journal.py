@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ class Journal:
             return None
         try:
             numbers = ZooNumbers(**row["numbers"])
+            if numbers.drift is not None:
+                numbers = dataclasses.replace(numbers, drift=float(numbers.drift))
             return ZooRow(name, row["outcome"], str(row["reason"]), float(row["seconds"]), numbers)
         except (KeyError, TypeError, ValueError):
             return None
@@ -52,11 +55,11 @@ class Journal:
             "outcome": row.outcome,
             "reason": row.reason,
             "seconds": round(row.seconds, 3),
-            "numbers": None if row.numbers is None else dataclasses.asdict(row.numbers),
+            "numbers": None if row.numbers is None else _values(row.numbers),
             "file": _digest(model),
             "options": self._options,
         }
-        text = json.dumps({"format": FORMAT, "rows": dict(sorted(self._rows.items()))}, indent=1)
+        text = json.dumps({"format": FORMAT, "rows": dict(sorted(self._rows.items()))}, indent=1, allow_nan=False)
         write_text(self.folder / FILE, text + "\n")
 
     def write_table(self, rows: Iterable[ZooRow]) -> None:
@@ -71,6 +74,13 @@ class Journal:
                 | numbers
             )
         write_text(self.folder / TABLE, text.getvalue())
+
+
+def _values(numbers: ZooNumbers) -> dict[str, Any]:
+    """The numbers by name. JSON has no infinite drift: it is the text that `float` reads."""
+    values = dataclasses.asdict(numbers)
+    infinite = {name: repr(value) for name, value in values.items() if value in (math.inf, -math.inf)}
+    return values | infinite
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:

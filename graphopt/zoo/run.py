@@ -188,7 +188,8 @@ class _Runner:
             reason = answer.removeprefix(f"{self.folder / name}: ")
             return ZooRow(name, "skipped" if NEEDS_SHAPES in reason else "failed", reason, seconds)
         result = replace(answer, model=str(self.folder / name))
-        return ZooRow(name, result.outcome, result.reason, seconds, numbers_of(result), result)
+        reason = result.reason or ("" if result.drift is None else result.drift.reason)
+        return ZooRow(name, result.outcome, reason, seconds, numbers_of(result), result)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -53,7 +53,7 @@ def test_calibration_repairs_and_the_json_says_so(run, folder: Path) -> None:
     values = optimize(run, folder, "--calibration", "{}/real.npz", "--evaluate", "{}/labelled.npz")
     assert (values["outcome"], values["safety"], values["verification"]) == ("optimized", "repaired", None)
     drift = values["drift"]
-    assert set(drift) == {"value", "measure", "standard_error", "top1_agreement", "samples", "outputs"}
+    assert set(drift) == {"value", "measure", "standard_error", "reason", "top1_agreement", "samples", "outputs"}
     assert drift["samples"] == 8
     assert drift["value"] == drift["outputs"][0]["value"] > 0
     assert any(unit["kept"] and unit["error_after"] < unit["error_before"] for unit in values["repaired"])

@@ -24,7 +24,7 @@ NAN, INF = math.nan, math.inf
 EVIL = "op</code><script>alert(1)</script>&\x1b"
 
 SCORES = OutputDrift("scores", "kl", 0.0173, 0.00695, 0.143, 1.07, 0.99, 0.0173, 0.953, 1.0)
-BROKEN = OutputDrift(EVIL, "relative-l2", INF, None, INF, INF, NAN)
+BROKEN = OutputDrift(EVIL, "relative-l2", INF, None, INF, INF, NAN, reason="it is not finite")
 UNITS = (
     RepairedUnit(EVIL, "majorise-minimise", 1.42, 0.25, True),
     RepairedUnit("b", "least-squares", 0.4, 0.2, True),
@@ -91,6 +91,7 @@ def test_values_have_every_number_and_null_for_what_json_cannot_say(
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     drift = values["drift"]
     assert (drift["value"], drift["measure"], drift["samples"]) == (None, "relative-l2", 16)
+    assert drift["reason"].endswith(" is infinite: it is not finite")
     assert drift["outputs"][0]["kl"] == 0.0173
     assert drift["top1_agreement"] == 0.953
     assert [unit["error_after"] for unit in values["repaired"]] == [0.25, 0.2, None, 0.3, None]

@@ -141,16 +141,19 @@ def test_whole_numbers_count_what_differs() -> None:
 
 def test_nothing_and_no_change() -> None:
     assert one([[0.0], [0.0]], [[0.0], [0.0]]).value == 0.0
-    assert one([[0.0], [0.0]], [[0.0], [1.0]]).value == math.inf
+    lost = one([[0.0], [0.0]], [[0.0], [1.0]])
+    assert (lost.value, lost.reason) == (math.inf, "the original is zero throughout and the rewritten model is not")
     assert one([[5.0, 1.0]], [[5.0, 1.0]]).standard_error is None
 
 
 @pytest.mark.filterwarnings("error")
 def test_values_that_are_not_finite() -> None:
-    assert one([[1.0, 2.0]], [[1.0, math.nan]]).value == math.inf
+    broken = one([[1.0, 2.0]], [[1.0, math.nan]])
+    assert (broken.value, broken.reason) == (math.inf, "it is not finite in the same places as the original")
     assert one([[1.0, -math.inf]], [[1.0, 0.0]]).value == math.inf
     same = one([[1.0, -math.inf, 1.0]], [[1.5, -math.inf, 1.0]])
     assert same.value == pytest.approx(0.5 / math.sqrt(2))
+    assert same.reason == ""
     assert one([[1.0, math.nan]], [[1.0, math.nan]]).value == 0.0
 
 

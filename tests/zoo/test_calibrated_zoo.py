@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from click.testing import CliRunner
 
 from graphopt import Options, optimize_zoo
 from graphopt.cli import app
+from graphopt.verification.drift import Drift
 from graphopt.zoo.journal import _fingerprint
+from graphopt.zoo.run import _Runner
 
 
 @pytest.fixture
@@ -60,6 +63,28 @@ def test_rows_have_drift_and_metric_also_from_an_earlier_run(place: Path) -> Non
     )
     assert values["rows"][0]["numbers"]["drift"] is None  # exact, and so proved
     assert values["rows"][0]["numbers"]["verdict"] == "equal"
+
+
+def test_an_infinite_drift_is_written_down_and_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options(calibration=str(place / "real.npz"))
+    (row,) = optimize_zoo(place / "zoo", place / "out", options)
+    assert row.result is not None
+    assert row.result.drift is not None
+    lost = replace(row.result.drift.worst, value=math.inf, reason="it is not finite")
+    broken = replace(row.result, drift=Drift((lost,), 8))
+    monkeypatch.setattr(_Runner, "_ask", lambda *_: broken)
+    (row,) = optimize_zoo(place / "zoo", place / "out", options, force=True)
+    assert row.reason == "the drift of 'scores' is infinite: it is not finite"
+    assert row.numbers is not None
+    assert row.numbers.drift == math.inf
+    json.loads((place / "out" / "graphopt-zoo.json").read_text(), parse_constant=pytest.fail)
+    (again,) = optimize_zoo(place / "zoo", place / "out", options)
+    assert (again.reason, again.numbers, again.result) == (row.reason, row.numbers, None)
+    arguments = ["zoo", str(place / "zoo"), "-o", str(place / "out"), "--calibration", str(place / "real.npz")]
+    told = CliRunner().invoke(app, arguments)
+    assert "small.onnx: optimized: the drift of 'scores' is infinite" in told.stdout
+    values = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout, parse_constant=pytest.fail)
+    assert (values["rows"][0]["numbers"]["drift"], values["rows"][0]["reason"]) == (None, row.reason)
 
 
 def test_the_table_has_no_column_for_what_nobody_measured(place: Path) -> None:
