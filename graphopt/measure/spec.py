@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -35,16 +36,29 @@ def named_keys() -> list[str]:
     return [f"{NAMED}:{name}" for name in named_nets()]
 
 
-def file_key(path: Path) -> str:
-    """Key of a model file.
+@dataclass(frozen=True, slots=True)
+class NetFile:
+    """A model file.
 
-    Raises:
-        OSError: when it cannot be read.
+    Attributes:
+        path: where it is.
+        input_shapes: concrete shapes of its open inputs, by name.
     """
-    return f"{FILE}:{hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGEST_LETTERS]}"
+
+    path: Path
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def key(self) -> str:
+        """The file's key, the same wherever it lies.
+
+        Raises:
+            OSError: when it cannot be read.
+        """
+        content = self.path.read_bytes() + repr(sorted(self.input_shapes)).encode() * bool(self.input_shapes)
+        return f"{FILE}:{hashlib.sha256(content).hexdigest()[:_DIGEST_LETTERS]}"
 
 
-def make_graph(key: str, files: Mapping[str, Path] | None = None) -> Graph:
+def make_graph(key: str, files: Mapping[str, NetFile] | None = None) -> Graph:
     """The loaded and normalised graph of a key.
 
     Args:
@@ -59,7 +73,8 @@ def make_graph(key: str, files: Mapping[str, Path] | None = None) -> Graph:
     if kind == FILE:
         if not files or key not in files:
             raise ConfigError(f"the model file of {key!r} is not at hand; pass its path")
-        return normalise(load(files[key])).graph
+        file = files[key]
+        return normalise(load(file.path, input_shapes=dict(file.input_shapes))).graph
     if kind == NAMED:
         nets = named_nets()
         if name not in nets:

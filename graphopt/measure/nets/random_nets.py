@@ -105,7 +105,7 @@ def _habits(rng: np.random.Generator, image: Map) -> _Habits:
         max_macs=float(
             np.exp(rng.uniform(np.log(max(1.5e7, _LEAST_MACS_PER_PIXEL * image[1] * image[2])), np.log(1.2e9)))
         ),
-        max_parameters=float(np.exp(rng.uniform(np.log(2e5), np.log(8e6)))),
+        max_parameters=float(np.exp(rng.uniform(np.log(2e5), np.log(1.2e7)))),
     )
 
 
