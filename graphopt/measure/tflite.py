@@ -3,9 +3,11 @@
 Values are quantised the usual way: activations to int8 with one scale each, weights symmetrically for each output
 channel, biases to int32. An op that cannot be written refuses the whole model: nothing is left out.
 
-Weights come from the model, or are ``synthetic``: normally distributed, the same for the same shape. A compiler that
-compresses weights (Vela) reads them faster the better they compress, and normal weights quantised for each channel
-compress like trained ones; so what is learned from random nets holds for trained models.
+Weights come from the model, or are ``synthetic``: drawn from Student's t with 20 degrees of freedom, the same for the
+same shape. A compiler that compresses weights (Vela) reads them faster the better they compress, and that depends on
+how heavy their tails are: so drawn and quantised for each channel, they compress like trained ones (four trained
+models came out within 0.7 % of their cycles; with the normal distribution up to 2.5 % slower, with Laplace's up to 5 %
+faster). What is learned from synthetic weights thus holds for trained models.
 """
 
 from __future__ import annotations

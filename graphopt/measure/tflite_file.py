@@ -19,7 +19,10 @@ SCHEMA_VERSION: Final = 3
 FILE_IDENTIFIER: Final = b"TFL3"
 
 _TYPES: Final = {"int8": "INT8", "int32": "INT32"}
-_VERSIONS: Final = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "TRANSPOSE_CONV": 3, "FULLY_CONNECTED": 4, "RESHAPE": 1}
+_VERSIONS: Final = {
+    **dict.fromkeys(("DEPTH_TO_SPACE", "EXP", "HARD_SWISH", "NEG", "PRELU", "RESHAPE"), 1),
+    **{"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 4, "TRANSPOSE_CONV": 3},
+}
 """Operator versions that say int8 with scales per channel; all others are 2."""
 
 

@@ -23,6 +23,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import networkx as nx
+
 from graphopt.errors import ConfigError, did_you_mean
 from graphopt.ir.graph import Graph
 from graphopt.measure.backend import Measurement, Refusal, Row
@@ -133,9 +135,6 @@ class Vela:
         rows = cycle_rows(report, written.model)
         if isinstance(rows, Refusal):
             return rows
-        known = {tensor for tensors, _ in rows for tensor in tensors}
-        free = [op.outputs for op in graph.ops() if op.key not in known and op.key not in graph.weights]
-        rows += [(tuple(filter(None, outputs)), 0) for outputs in free]
         clock_mhz = core_clock_mhz(ACCELERATORS[self.accelerator].system_config)
         return Measurement(
             total_us=report.total_cycles / clock_mhz,
@@ -151,28 +150,26 @@ class CompilerError(Exception):
 def cycle_rows(report: Report, model: TfModel) -> list[tuple[tuple[str, ...], int]] | Refusal:
     """Return (ONNX tensors, cycles) for each kernel: what stands for the same ONNX ops, or was fused, is one.
 
-    An operator that Vela dissolved (a RESHAPE, a PAD that went into the convolution) is a row of its own with 0
-    cycles, or part of the row of the op that it was written for.
+    What Vela dissolved (a RESHAPE, a PAD that went into the convolution) is in no row, unless it was written for the
+    sake of an op that has one.
     """
     perf, source, group = (report.tables[name] for name in ("perf", "source", "group"))
     place = {number: int(key) for number, key in zip(source["id"], source["ext_key"], strict=True)}
-    leader = dict(zip(group["id"], group["group_id"], strict=True))
-    rows: dict[tuple[str, ...], int] = {op.covers: 0 for op in model.ops}
-    of_kernel: dict[str, list[tuple[str, ...]]] = {}
-    entries = zip(perf["id"], perf["source_id"], perf["operator"], perf["op_cycles"], strict=True)
+    leader = dict(zip(map(int, group["id"]), map(int, group["group_id"]), strict=True))
+    order = {tensor: i for i, op in enumerate(model.ops) for tensor in op.covers}
+    ran = nx.Graph()  # Vela's operators by number, ONNX tensors by name
+    entries = zip(map(int, perf["id"]), perf["source_id"], perf["operator"], map(int, perf["op_cycles"]), strict=True)
     for number, source_id, operator, cycles in entries:
-        covers = model.ops[place[source_id]].covers
+        op = model.ops[place[source_id]]
         if operator == _ON_CPU:
-            kind = model.ops[place[source_id]].kind
-            return Refusal(covers[0], f"{kind} is left to the CPU, whose time Vela does not know")
-        rows[covers] += int(cycles)
-        of_kernel.setdefault(leader.get(number, number), []).append(covers)
-    merged: list[tuple[tuple[str, ...], int]] = []
-    for parts in of_kernel.values():
-        distinct = [part for part in dict.fromkeys(parts) if part in rows]
-        if len(distinct) > 1:
-            merged.append((tuple(t for part in distinct for t in part), sum(rows.pop(part) for part in distinct)))
-    return [*rows.items(), *merged]
+            return Refusal(op.covers[0], f"{op.kind} is left to the CPU, whose time Vela does not know")
+        ran.add_node(number, cycles=cycles)
+        ran.add_edges_from((number, tied) for tied in (*op.covers, leader.get(number, number)))
+    rows = []
+    for members in nx.connected_components(ran):
+        tensors = sorted((name for name in members if name in order), key=order.__getitem__)
+        rows.append((tuple(tensors), sum(ran.nodes[name].get("cycles", 0) for name in members)))
+    return rows
 
 
 def compile_report(content: bytes, accelerator: Accelerator, name: str) -> Report:
