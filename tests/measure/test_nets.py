@@ -89,7 +89,8 @@ def test_an_unknown_family_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "macs", "parameters"),
     [
-        # published: 569 M and 4.2 M, 300 M and 3.5 M, 219 M and 5.4 M, (counted in a published file) 385 M and 4.7 M, 1814 M and 11.7 M
+        # published: 569 M and 4.2 M, 300 M and 3.5 M, 219 M and 5.4 M, 385 M (counted) and 4.7 M,
+        # 1814 M and 11.7 M
         ("mobilenet-v1-1.0-224", 569e6, 4.2e6),
         ("mobilenet-v2-1.0-224", 300e6, 3.5e6),
         ("mobilenet-v3-large-224", 219e6, 5.4e6),
