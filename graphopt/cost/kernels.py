@@ -18,9 +18,7 @@ from graphopt.cost.categories import WEIGHT_SLOT, Category, category
 from graphopt.ir.graph import Graph
 from graphopt.ir.liveness import constant_tensors, is_view
 from graphopt.ir.op import Op
-from graphopt.targets.target import Target
-
-_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+from graphopt.targets.target import ARITHMETIC, Target
 
 MAX_REGION_OPS = 10
 """Ops of one spelled-out activation at most."""
@@ -111,9 +109,18 @@ class _Decomposer:
 
     def _grow_light(self, anchor: Op) -> list[Op]:
         ops = [anchor]
+        if self.fusion.gates and (gate := self._gate(anchor)):
+            ops.append(gate)
         if self.fusion.elementwise_chains and len(anchor.outputs) == 1 and not anchor.captures:
             self._grow_activations(ops)
         return ops
+
+    def _gate(self, anchor: Op) -> Op | None:
+        """The Mul behind a Sigmoid that makes it x * sigmoid(x)."""
+        use = self.graph.only_use(anchor.outputs[0]) if anchor.op_type == "Sigmoid" else None
+        if use is None or use.op.op_type != "Mul" or use.op.key in self.claimed:
+            return None
+        return use.op if set(use.op.inputs) == {anchor.inputs[0], anchor.outputs[0]} else None
 
     def _grow_activations(self, ops: list[Op]) -> None:
         while more := self._activation(ops[-1].outputs[0]):
@@ -137,7 +144,7 @@ class _Decomposer:
             return False
         if op.op_type == "BatchNormalization":
             return op.inputs[0] == tensor and not any(op.outputs[1:])
-        return op.op_type in _ARITHMETIC and self._keeps_shape(op, tensor)
+        return op.op_type in ARITHMETIC and self._keeps_shape(op, tensor)
 
     def _activation(self, tensor: str) -> list[Op] | None:
         """The fewest ops behind ``tensor`` that are one activation: only ``tensor`` enters, one tensor leaves."""
@@ -149,7 +156,7 @@ class _Decomposer:
         while len(region) < MAX_REGION_OPS:
             leaving = [t for t in inside if self._leaves(t, keys)]
             if region and len(leaving) == 1 and leaving[0] == region[-1].outputs[0] and not is_view(region[-1]):
-                return region
+                return region if self._is_fused(region) else None
             users = {u.op.key: u.op for t in inside for u in self.graph.uses(t) if u.op.key not in keys}
             ordered = sorted(users.values(), key=lambda op: self.graph.position(op.key))
             step = next((op for op in ordered if self._is_pointwise(op, inside)), None)
@@ -173,8 +180,12 @@ class _Decomposer:
         operands = [tensor for tensor in op.inputs if tensor in inside]
         if not self._keeps_shape(op, operands[0]):
             return False
-        spelled_out = self.fusion.spelled_out_activations and op.op_type in _ARITHMETIC
-        return spelled_out or op.op_type in self.fusion.activations
+        return op.op_type in self.fusion.activations or op.op_type in self.fusion.spelled_out_activations
+
+    def _is_fused(self, region: list[Op]) -> bool:
+        """Whether the target fuses an activation of these ops: one that it lists, or several spelled-out ones."""
+        types = [op.op_type for op in region if not is_view(op)]
+        return len(types) == 1 or self.fusion.spelled_out_activations.issuperset(types)
 
     def _others_constant(self, op: Op, data: set[str]) -> bool:
         return all(not tensor or tensor in data or tensor in self.constants for tensor in op.inputs)

@@ -45,7 +45,9 @@ _MODE_NUMBERS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
 }
 """Numbers that a file must have (and others must not) because of a mode that it chooses."""
 _WHOLE: Final = (*_COUNTS, "array_rows", "array_columns")
-_SWITCHES: Final = ("affine", "residual_add", "spelled_out_activations", "elementwise_chains")
+_SWITCHES: Final = ("affine", "residual_add", "elementwise_chains")
+_OPTIONAL_SWITCHES: Final = ("gates",)
+ARITHMETIC: Final = frozenset({"Add", "Sub", "Mul", "Div"})
 _TEXTS: Final = ("name", "summary")
 
 
@@ -57,15 +59,18 @@ class Fusion:
         activations: op types that cost nothing right after a convolution, matrix product or Add.
         affine: BatchNormalization, and Add/Sub/Mul/Div with a constant, directly after a convolution or matrix product.
         residual_add: the Add (or two-input Sum) that closes a residual block.
-        spelled_out_activations: activations written as several ops (hard-swish as Add/Clip/Mul/Div, SiLU as Sigmoid*x).
+        spelled_out_activations: op types that an activation may be written with that is several ops (hard-swish as
+            Add/Clip/Mul/Div, SiLU as Sigmoid*x); empty where such activations are not fused.
         elementwise_chains: activations after a kernel that is no convolution or matrix product (Add, pooling ...).
+        gates: x * sigmoid(x) as a kernel of its own, where nothing else takes it.
     """
 
     activations: frozenset[str]
     affine: bool
     residual_add: bool
-    spelled_out_activations: bool
+    spelled_out_activations: frozenset[str]
     elementwise_chains: bool
+    gates: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,21 +258,37 @@ class _Checker:
 
     def fusion(self) -> Fusion:
         table = self.table("fusion")
-        self.no_others(table, ("activations", *_SWITCHES), "fusion.")
-        for key in ("activations", *_SWITCHES):
+        needed = ("activations", *_SWITCHES, "spelled_out_activations")
+        self.no_others(table, (*needed, *_OPTIONAL_SWITCHES), "fusion.")
+        for key in needed:
             if key not in table:
                 raise self.error(f"fusion.{key}", "missing; copy the line from a bundled target and edit it")
-        for key in _SWITCHES:
-            if not isinstance(table[key], bool):
+        for key in (*_SWITCHES, *_OPTIONAL_SWITCHES):
+            if not isinstance(table.get(key, False), bool):
                 raise self.error(f"fusion.{key}", f"is {table[key]!r}; must be true or false")
-        activations = table["activations"]
-        if not isinstance(activations, list) or not all(isinstance(name, str) for name in activations):
-            raise self.error("fusion.activations", 'must be a list of ONNX op types, for example ["Relu", "Clip"]')
-        for name in activations:
-            if name not in ACTIVATIONS:
-                near = did_you_mean(name, ACTIVATIONS)
-                raise self.error("fusion.activations", f"{name!r} is no activation op type{near}")
-        return Fusion(frozenset(activations), *(table[key] for key in _SWITCHES))
+        activations = self.op_types("activations", table["activations"], ACTIVATIONS)
+        spelled_out = table["spelled_out_activations"]
+        if isinstance(spelled_out, bool):
+            spelled_out = activations | ARITHMETIC if spelled_out else frozenset()
+        else:
+            spelled_out = self.op_types("spelled_out_activations", spelled_out, ACTIVATIONS | ARITHMETIC)
+        return Fusion(
+            activations=activations,
+            affine=table["affine"],
+            residual_add=table["residual_add"],
+            spelled_out_activations=spelled_out,
+            elementwise_chains=table["elementwise_chains"],
+            gates=table.get("gates", False),
+        )
+
+    def op_types(self, key: str, value: Any, known: frozenset[str]) -> frozenset[str]:
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            either = "true, false or " if key == "spelled_out_activations" else ""
+            raise self.error(f"fusion.{key}", f'must be {either}a list of ONNX op types, for example ["Relu", "Clip"]')
+        for name in value:
+            if name not in known:
+                raise self.error(f"fusion.{key}", f"{name!r} is no activation op type{did_you_mean(name, known)}")
+        return frozenset(value)
 
     def sources(self, numbers: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         table = self.table("sources")
