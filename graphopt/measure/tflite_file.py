@@ -20,7 +20,7 @@ FILE_IDENTIFIER: Final = b"TFL3"
 
 _TYPES: Final = {"int8": "INT8", "int32": "INT32"}
 _VERSIONS: Final = {
-    **dict.fromkeys(("DEPTH_TO_SPACE", "EXP", "HARD_SWISH", "NEG", "PRELU", "RESHAPE"), 1),
+    **dict.fromkeys(("DEPTH_TO_SPACE", "EXP", "HARD_SWISH", "PRELU", "RESHAPE"), 1),
     **{"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 4, "TRANSPOSE_CONV": 3},
 }
 """Operator versions that say int8 with scales per channel; all others are 2."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from graphopt.ir.op import Op
+from graphopt.ir.op import Array, Op
 from graphopt.measure.tflite_file import Quantisation
 from graphopt.measure.tflite_linear import convolution, normalisation, padded, product, transposed_convolution
 from graphopt.measure.tflite_scales import FIXED, quantise_range
@@ -21,7 +21,6 @@ _UNARY: Final[Mapping[str, str]] = {
     "Gelu": "GELU",
     "HardSwish": "HARD_SWISH",
     "Log": "LOG",
-    "Neg": "NEG",
     "Relu": "RELU",
     "Sigmoid": "LOGISTIC",
     "Tanh": "TANH",
@@ -127,11 +126,20 @@ def _divide(writer: Writer, op: Op) -> None:
     divisor = writer.values(op.inputs[1], "divisor")
     if not divisor.all():
         raise Unwritable("it divides by 0")
+    _scale(writer, op, 1 / divisor)
+
+
+def _negate(writer: Writer, op: Op) -> None:
+    """A product with -1: TFLite's NEG cannot rescale."""
+    _scale(writer, op, np.array(-1.0))
+
+
+def _scale(writer: Writer, op: Op, factor: Array) -> None:
     output, activation = writer.fused_activation(op)
     tensor = op.inputs[0]
     layout = writer.layout(tensor)
-    inverse = writer.constant_like(op.inputs[1], (1 / divisor).astype(np.float32), layout)
-    writer.emit("MUL", (writer.read(tensor), inverse), output, layout, "MulOptions", FusedActivationFunction=activation)
+    inputs = (writer.read(tensor), writer.constant_like(f"{tensor}:factor", factor, layout))
+    writer.emit("MUL", inputs, output, layout, "MulOptions", FusedActivationFunction=activation)
 
 
 def _mean(writer: Writer, op: Op) -> None:
@@ -383,6 +391,7 @@ WRITERS: Final[Mapping[str, Callable[[Writer, Op], None]]] = {
     "GlobalMaxPool": _global_max,
     "HardSigmoid": _hard_sigmoid,
     "LeakyRelu": _leaky,
+    "Neg": _negate,
     "PRelu": _prelu,
     "Pad": _pad,
     "Slice": _slice,
