@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from graphopt.cost.categories import Category
 from graphopt.cost.kernels import Kernel, decompose
 from graphopt.cost.memory import peak_activation_bytes
-from graphopt.cost.roofline import BOUNDS, Bound, price
+from graphopt.cost.price import learned_of, price_all
+from graphopt.cost.roofline import BOUNDS, Bound
 from graphopt.cost.workload import workload
 from graphopt.errors import ModelError
 from graphopt.ir.graph import Graph
@@ -29,7 +32,9 @@ class KernelEstimate:
         macs: multiply-accumulates.
         parameter_bytes: bytes of its parameters (0 where an earlier kernel has the same).
         dram_bytes: bytes to and from DRAM.
-        bound: what most of the latency is.
+        bound: what most of the latency is (as the roofline sees it).
+        uncertainty: of the latency, relative, one sigma; ``None`` on a target that learned nothing from measurements.
+        extrapolates: whether the kernel lies outside of what was measured; ``False`` on such a target.
     """
 
     key: str
@@ -42,6 +47,8 @@ class KernelEstimate:
     parameter_bytes: int
     dram_bytes: int
     bound: Bound
+    uncertainty: float | None = None
+    extrapolates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class Estimate:
         peak_activation_bytes: arena for the activations, greedy by size.
         dram_bytes: bytes to and from DRAM.
         kernels: the kernels, in running order.
+        uncertainty: of the latency, relative, one sigma; ``None`` on a target that learned nothing from measurements.
     """
 
     target: str
@@ -67,6 +75,12 @@ class Estimate:
     peak_activation_bytes: int
     dram_bytes: int
     kernels: tuple[KernelEstimate, ...]
+    uncertainty: float | None = None
+
+    @property
+    def extrapolating(self) -> int:
+        """How many kernels lie outside of what was measured."""
+        return sum(kernel.extrapolates for kernel in self.kernels)
 
 
 def estimate(graph: Graph, target: Target) -> Estimate:
@@ -83,12 +97,10 @@ def estimate(graph: Graph, target: Target) -> Estimate:
             raise ModelError(f"tensor {tensor!r} has no static shape; fix the inputs' shapes (--input-shape)")
         return shape
 
+    loads = [workload(kernel, graph, shape_of) for kernel in kernels]
+    costs = price_all(loads, target)
     found = []
-    parameters = 0
-    for kernel in kernels:
-        load = workload(kernel, graph, shape_of)
-        parameters += int(load.parameters)
-        cost = price(load, target)
+    for kernel, load, cost in zip(kernels, loads, costs, strict=True):
         found.append(
             KernelEstimate(
                 key=kernel.key,
@@ -101,18 +113,29 @@ def estimate(graph: Graph, target: Target) -> Estimate:
                 parameter_bytes=int(load.parameter_bytes(target)),
                 dram_bytes=int(cost.dram_bytes),
                 bound=BOUNDS[int(cost.bound)],
+                uncertainty=None if cost.uncertainty is None else float(cost.uncertainty),
+                extrapolates=cost.extrapolates is not None and bool(cost.extrapolates),
             )
         )
     return Estimate(
         target=target.name,
         latency_us=sum(kernel.latency_us for kernel in found),
         macs=sum(kernel.macs for kernel in found),
-        parameters=parameters,
+        parameters=sum(int(load.parameters) for load in loads),
         parameter_bytes=sum(kernel.parameter_bytes for kernel in found),
         peak_activation_bytes=peak_activation_bytes(graph, kernels, target),
         dram_bytes=sum(kernel.dram_bytes for kernel in found),
         kernels=tuple(found),
+        uncertainty=_uncertainty(found, target),
     )
+
+
+def _uncertainty(kernels: Sequence[KernelEstimate], target: Target) -> float | None:
+    learned = learned_of(target)
+    if learned is None:
+        return None
+    latency = np.array([kernel.latency_us for kernel in kernels])
+    return learned.total_uncertainty(latency, np.array([kernel.uncertainty for kernel in kernels], np.float64))
 
 
 def _op_types(kernel: Kernel, graph: Graph) -> tuple[str, ...]:

@@ -43,12 +43,16 @@ class Price:
         macs: multiply-accumulates, without padding.
         dram_bytes: bytes to and from DRAM.
         bound: index into `BOUNDS`.
+        uncertainty: of the latency, relative, one sigma; ``None`` where nothing was learned from measurements.
+        extrapolates: whether that is beyond what was measured; ``None`` with it.
     """
 
     latency_us: Real
     macs: Count
     dram_bytes: npt.NDArray[np.int64]
     bound: npt.NDArray[np.int8]
+    uncertainty: Real | None = None
+    extrapolates: npt.NDArray[np.bool_] | None = None
 
 
 def price(workload: Workload, target: Target) -> Price:

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.cost.kernels import Kernel
-from graphopt.cost.roofline import price
-from graphopt.cost.workload import workload
+from graphopt.cost.price import price_all
+from graphopt.cost.workload import Workload, workload
 from graphopt.errors import ModelError
 from graphopt.ir.channels import AxisSize
 from graphopt.ir.graph import Graph
@@ -198,6 +198,7 @@ class _Compiler:
         self.cuts = cuts_by_op(space.channels)
         self.constant = np.zeros(METRICS)
         self.factors: list[Factor] = []
+        self.unpriced: list[tuple[_Grid, Workload, tuple[int, int] | None]] = []
 
     def table(self) -> CostTable:
         """Compile everything."""
@@ -228,6 +229,7 @@ class _Compiler:
                     self._add_condition(axis, condition, (variable, number))
                 for group, width in part.refused:
                     self._add_refusal(group, width, (variable, number))
+        self._price_kernels()
         gates = self._gates()
         memory = compile_memory(space, self.target, parts, self.site_index, self.width_index, self.domains)
         return CostTable(self.variables, self.factors, self.constant, memory, gates)
@@ -239,18 +241,22 @@ class _Compiler:
     def _add_kernel(
         self, kernel: Kernel, graph: Graph, shapes: Mapping[str, AffineShape], when: tuple[int, int] | None
     ) -> None:
-        """Add the factor of one kernel; ``when`` = (variable, option) makes it count under that option only."""
+        """Note one kernel to be priced; ``when`` = (variable, option) makes it count under that option only."""
         axes = sorted({axis for shape in shapes.values() for axis in shape}, key=repr)
         grid = _Grid([self._narrowed(axis) for axis in axes], self)
 
         def shape_of(tensor: str) -> tuple[int | npt.NDArray[np.int64], ...]:
             return tuple(grid.values(self._narrowed(axis)) for axis in shapes[tensor])
 
-        load = workload(kernel, graph, shape_of)
-        cost = price(load, self.target)
-        rows = (cost.latency_us, cost.macs, load.parameter_bytes(self.target), cost.dram_bytes, 0, 0)
-        table = np.stack([np.broadcast_to(np.asarray(row, float), grid.shape).ravel() for row in rows])
-        self._add_factor(grid, table, when)
+        self.unpriced.append((grid, workload(kernel, graph, shape_of), when))
+
+    def _price_kernels(self) -> None:
+        """Add the factors of all kernels, priced in one call."""
+        costs = price_all([load for _, load, _ in self.unpriced], self.target)
+        for (grid, load, when), cost in zip(self.unpriced, costs, strict=True):
+            rows = (cost.latency_us, cost.macs, load.parameter_bytes(self.target), cost.dram_bytes, 0, 0)
+            table = np.stack([np.broadcast_to(np.asarray(row, float), grid.shape).ravel() for row in rows])
+            self._add_factor(grid, table, when)
 
     def _narrowed(self, axis: AxisSize) -> AxisSize:
         """The axis size with the groups that have one width only taken as the number they are."""

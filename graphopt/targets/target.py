@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -49,6 +51,16 @@ _SWITCHES: Final = ("affine", "residual_add", "elementwise_chains")
 _OPTIONAL_SWITCHES: Final = ("gates",)
 ARITHMETIC: Final = frozenset({"Add", "Sub", "Mul", "Div"})
 _TEXTS: Final = ("name", "summary")
+_SHA256: Final = (r"[0-9a-f]{64}", "64 hexadecimal digits in quotes")
+_ESTIMATOR_TEXTS: Final[Mapping[str, tuple[str, str]]] = {
+    "file": (r"[A-Za-z0-9_][A-Za-z0-9._-]*\.npz", "the name of an .npz file beside this one, without a folder"),
+    "sha256": _SHA256,
+    "backend": (r"[a-z][a-z0-9-]*", "the name of the backend that measured"),
+    "tool": (r"[^\r\n]*\S[^\r\n]*", "one line in quotes: the tool that measured, and its version"),
+    "data_sha256": _SHA256,
+}
+"""Keys of the ``[estimator]`` table: the pattern of each, and how to say it."""
+_ESTIMATOR_COUNTS: Final = ("nets", "kernels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,33 @@ class Fusion:
 
 
 @dataclass(frozen=True, slots=True)
+class EstimatorFile:
+    """Where the learned estimator of a target is, and what it was learned from.
+
+    Attributes:
+        file: name of an `.npz` beside the target file.
+        sha256: of that file, hexadecimal.
+        backend: what measured: ``vela``, ``onnxruntime``, ``totals``.
+        tool: its version, one line.
+        measured: the day of the measurements, ISO 8601.
+        nets: how many nets were measured.
+        kernels: how many kernels of them.
+        data_sha256: SHA-256 of the raw measurements, hexadecimal.
+        path: the `.npz` on this machine; no part of the target's identity.
+    """
+
+    file: str
+    sha256: str
+    backend: str
+    tool: str
+    measured: str
+    nets: int
+    kernels: int
+    data_sha256: str
+    path: str = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """One hardware profile.
 
@@ -96,7 +135,9 @@ class Target:
         kernel_overhead_us: time that each kernel costs on top, microseconds.
         fusion: what runs as one kernel.
         sources: (key, where the number comes from) pairs.
-        digest: SHA-256 of the file, hexadecimal; plans record it.
+        digest: SHA-256 of the file, hexadecimal, which names the estimator's; plans record it.
+        estimator: what was learned from measurements, if anything was; the numbers above serve the rules all the same,
+            and price what was not learned.
     """
 
     name: str
@@ -118,6 +159,7 @@ class Target:
     fusion: Fusion
     sources: tuple[tuple[str, str], ...]
     digest: str
+    estimator: EstimatorFile | None = None
 
     @property
     def element_bytes(self) -> int:
@@ -192,7 +234,7 @@ class _Checker:
         modes = {key: self.choice(key) for key in _CHOICES}
         needed = [name for key in ("dense", "depthwise") for name in _MODE_NUMBERS.get((key, modes[key]), ())]
         numbers = (*_COUNTS, *_QUANTITIES, *needed)
-        self.no_others(self.data, (*_TEXTS, *_CHOICES, *numbers, "fusion", "sources"), "")
+        self.no_others(self.data, (*_TEXTS, *_CHOICES, *numbers, "fusion", "sources", "estimator"), "")
         value = {name: self.number(name) for name in numbers}
         return Target(
             name=self.text("name"),
@@ -214,6 +256,7 @@ class _Checker:
             fusion=self.fusion(),
             sources=self.sources(numbers),
             digest=digest,
+            estimator=self.estimator() if "estimator" in self.data else None,
         )
 
     def no_others(self, table: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
@@ -289,6 +332,23 @@ class _Checker:
             if name not in known:
                 raise self.error(f"fusion.{key}", f"{name!r} is no activation op type{did_you_mean(name, known)}")
         return frozenset(value)
+
+    def estimator(self) -> EstimatorFile:
+        table = self.table("estimator")
+        self.no_others(table, (*_ESTIMATOR_TEXTS, *_ESTIMATOR_COUNTS, "measured"), "estimator.")
+        for key, (pattern, wanted) in _ESTIMATOR_TEXTS.items():
+            if not isinstance(table.get(key), str) or not re.fullmatch(pattern, table[key]):
+                raise self.error(f"estimator.{key}", f"must be {wanted}")
+        for key in _ESTIMATOR_COUNTS:
+            if isinstance(table.get(key), bool) or not isinstance(table.get(key), int) or table[key] < 1:
+                raise self.error(f"estimator.{key}", "must be a whole number greater than 0")
+        measured = table.get("measured")
+        if not isinstance(measured, date) or isinstance(measured, datetime):
+            raise self.error("estimator.measured", "must be a day without quotes, for example 2026-11-21")
+        texts = {key: table[key] for key in _ESTIMATOR_TEXTS}
+        counts = {key: table[key] for key in _ESTIMATOR_COUNTS}
+        path = str(Path(self.file).with_name(table["file"]))
+        return EstimatorFile(**texts, **counts, measured=measured.isoformat(), path=path)
 
     def sources(self, numbers: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         table = self.table("sources")

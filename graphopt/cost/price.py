@@ -1,0 +1,64 @@
+"""Price many workloads at once: with the estimator that a target has learned, or analytically where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from graphopt.cost.learned import Learned
+from graphopt.cost.learned_file import read_learned
+from graphopt.cost.roofline import Price, price
+from graphopt.cost.workload import Workload
+from graphopt.targets.target import Target
+
+UNLEARNED = 1.0
+"""Relative uncertainty of a learned target's kernel of a category that was not measured: the roofline's guess."""
+
+
+def price_all(loads: Sequence[Workload], target: Target) -> list[Price]:
+    """Price workloads, each a number or arrays that broadcast.
+
+    On a target with a learned estimator latencies are its predictions, with their uncertainty; everything else is
+    counted, not learned. Without one, prices are `roofline.price`'s.
+
+    Raises:
+        ConfigError: when the estimator that the target file names is missing or damaged.
+    """
+    counted = [price(load, target) for load in loads]
+    learned = learned_of(target)
+    if learned is None:
+        return counted
+    found = []
+    for analytic, prediction in zip(counted, learned.predict(loads, target), strict=True):
+        if prediction is None:
+            guess = np.full_like(analytic.latency_us, UNLEARNED)
+            found.append(replace(analytic, uncertainty=guess, extrapolates=np.ones_like(guess, np.bool_)))
+            continue
+        found.append(
+            replace(
+                analytic,
+                latency_us=prediction.latency_us,
+                uncertainty=prediction.uncertainty,
+                extrapolates=prediction.extrapolates,
+            )
+        )
+    return found
+
+
+def learned_of(target: Target) -> Learned | None:
+    """Return the target's learned estimator, read when it is first asked for.
+
+    Raises:
+        ConfigError: see `read_learned`.
+    """
+    if target.estimator is None:
+        return None
+    return _read(target.estimator.path, target.estimator.sha256)
+
+
+@lru_cache(maxsize=8)
+def _read(path: str, sha256: str) -> Learned:
+    return read_learned(path, sha256)
