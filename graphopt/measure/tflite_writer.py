@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -109,6 +109,12 @@ class Writer:
             value = self.values(tensor, "bound").reshape(()) if tensor else op.attribute(name, default)
             ends.append(float(value))
         return ends[0], ends[1]
+
+    def axes(self, op: Op, slot: int) -> tuple[int, ...]:
+        """Axes of an op: an attribute in old opsets, an input in new ones."""
+        if op.input(slot):
+            return tuple(int(axis) for axis in self.values(op.inputs[slot], "axes").reshape(-1))
+        return tuple(op.attribute("axes", ()))
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -230,6 +236,10 @@ class Writer:
 
     def _permuted(self, shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
         return tuple(shape[axis] for axis in layout)
+
+
+OpWriter = Callable[[Writer, Op], None]
+"""Writes one op, or raises `Unwritable`."""
 
 
 def natural(rank: int) -> Layout:
