@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from graphopt.cost.estimate import estimate
+from graphopt.cost.price import price_all
 from graphopt.errors import ConfigError
 from graphopt.ir.channels import channel_groups
 from graphopt.ir.graph import Graph
@@ -17,7 +19,7 @@ from graphopt.landscape.model import all_widths, one_width
 from graphopt.landscape.stairs import find_stairs
 from graphopt.landscape.sweep import landscape
 from graphopt.prepare import open_subject
-from graphopt.report.stairs import svg_landscapes
+from graphopt.report.stairs import headline, svg_landscapes
 from graphopt.resources import sample_models_dir
 from graphopt.space.affine import selection
 from graphopt.targets.target import load_target
@@ -116,6 +118,17 @@ def test_a_block_costs_what_the_same_block_in_a_model_costs(kind: str) -> None:
     assert cost[48] == pytest.approx(estimate(model, NPU).latency_us)
 
 
+def test_widths_beyond_what_was_measured_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def learned(loads, target):
+        costs = price_all(loads, target)
+        return [replace(cost, extrapolates=load.channels_out > 100) for load, cost in zip(loads, costs, strict=True)]
+
+    monkeypatch.setattr("graphopt.landscape.sweep.price_all", learned)
+    found = landscape(layer("conv3x3:28x28:ci=64"), NPU)
+    assert found.beyond == 28
+    assert "28 of 128 widths beyond what was measured" in headline(found)
+
+
 def test_cliffs_go_both_ways_and_a_wider_channel_count_can_be_the_cheaper_one() -> None:
     channels = np.arange(1, 129)
     cost = 100.0 * np.ceil(channels / 64) + np.where(channels % 64 == 0, -60.0, 0.0) + 0.5 * channels
@@ -149,6 +162,7 @@ def test_the_slope_between_two_stairs_hides_no_step() -> None:
         ("conv3x3:28:ci=3", "no input size"),
         ("conv3x3:28x28", "ci: missing"),
         ("conv3x3:28x28:ci=0", "from 1 to"),
+        (f"conv3x3:28x28:ci={'9' * 5000}", "from 1 to"),
         ("conv99x3:28x28:ci=3", "from 1 to"),
         ("conv3x3:28x28:ci=3:ci=4", "twice"),
         ("conv3x3:28x28:ci=3:t=6", "unknown"),

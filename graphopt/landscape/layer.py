@@ -61,7 +61,7 @@ class _Reader:
         self.text = text
         kind, _, rest = text.partition(":")
         size, *pairs = rest.split(":")
-        self.window = (0, 0)
+        self.window: tuple[int, int] | None = None
         match = _KIND.fullmatch(kind)
         if match is not None:
             self.kind = match["kind"]
@@ -96,7 +96,7 @@ class _Reader:
         return values
 
     def whole(self, part: str, digits: str, most: int) -> int:
-        if not (digits.isascii() and digits.isdecimal() and 1 <= int(digits) <= most):
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 9 and 1 <= int(digits) <= most):
             raise self.error(part, f"must be a whole number from 1 to {most}")
         return int(digits)
 
@@ -146,14 +146,13 @@ class _Reader:
                 axes["hidden"] = AxisSize(expansion * fixed["ci"])
         stride = self.number("s", MAX_STRIDE, 1)
         side = self.number("k", MAX_WINDOW, 3)
-        return _subject(self.text, self.kind, self.window, (side, side), self.size, stride, axes, span)
+        return _subject(self.text, self.kind, self.window or (side, side), self.size, stride, axes, span)
 
 
 def _subject(
     name: str,
     kind: str,
     window: tuple[int, int],
-    block_window: tuple[int, int],
     size: tuple[int, int],
     stride: int,
     axes: Mapping[str, AxisSize],
@@ -167,9 +166,9 @@ def _subject(
         x = made.conv(x, axes["c"], window, stride, depthwise=True)
     elif kind == "ibn":
         x = made.conv(x, axes["hidden"], (1, 1), 1)
-        x = made.conv(x, axes["hidden"], block_window, stride, depthwise=True)
+        x = made.conv(x, axes["hidden"], window, stride, depthwise=True)
     else:
-        x = made.conv(x, axes["hidden"], block_window, stride)
+        x = made.conv(x, axes["hidden"], window, stride)
     if kind in ("ibn", "fused-ibn"):
         x = made.conv(x, axes["co"], (1, 1), 1, relu=False)
     graph = Graph(made.ops, inputs=("x",), outputs=(x,), weights=made.weights, tensors=made.tensors)

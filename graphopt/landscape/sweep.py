@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.cost.kernels import Kernel, decompose
-from graphopt.cost.roofline import price
+from graphopt.cost.price import price_all
 from graphopt.cost.workload import Count, workload
 from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph
@@ -94,6 +94,7 @@ class Landscape:
         curated: (channels, estimate) at the widths that suit the target.
         kernels: kernels whose work depends on the widths.
         share: their share of the latency at the original.
+        beyond: widths at which a kernel lies outside of what the target's estimator has learned from.
         stairs: what the rocky curve looks like.
     """
 
@@ -108,6 +109,7 @@ class Landscape:
     curated: tuple[tuple[int, float], ...]
     kernels: int
     share: float
+    beyond: int
     stairs: Stairs
 
 
@@ -119,16 +121,16 @@ def landscape(subject: Subject, target: Target) -> Landscape:
     """
     every, curated = _every_width(subject.spans), _curated_widths(subject.spans, target.parallelism)
     both = {name: np.concatenate([every[name], curated[name]]) for name in every}
-    latency, macs, rest, kernels = _priced(subject, target, both)
-    if not kernels:
+    found = _priced(subject, target, both)
+    if not found.kernels:
         raise ConfigError(f"no kernel of {subject.name} depends on these channels")
     channels, steps = _total(every), _total(curated)
     originals = [span.original for span in subject.spans if span.original is not None]
     original = sum(originals) if originals else None
     at = int(np.searchsorted(channels, original)) if original is not None else len(channels) - 1
-    touched = float(latency[at])
-    if subject.whole:
-        latency, macs = latency + rest[0], macs + rest[1]
+    touched = float(found.latency_us[at])
+    latency = found.latency_us + found.rest_us * subject.whole
+    macs = found.macs + found.rest_macs * subject.whole
     rocky = latency[: len(channels)]
     smooth = latency[at] * macs[: len(channels)] / max(macs[at], 1.0)
     return Landscape(
@@ -141,8 +143,9 @@ def landscape(subject: Subject, target: Target) -> Landscape:
         rocky_us=tuple(rocky.tolist()),
         smooth_us=tuple(smooth.tolist()),
         curated=tuple(zip(steps.tolist(), latency[len(channels) :].tolist(), strict=True)),
-        kernels=kernels,
-        share=touched / (touched + rest[0]),
+        kernels=found.kernels,
+        share=touched / (touched + found.rest_us),
+        beyond=int(found.beyond[: len(channels)].sum()),
         stairs=find_stairs(channels, rocky, single=len(subject.spans) == 1),
     )
 
@@ -195,29 +198,49 @@ def _total(widths: Mapping[str, Widths]) -> Widths:
     return total
 
 
-def _priced(
-    subject: Subject, target: Target, widths: Mapping[str, Widths]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], tuple[float, float], int]:
-    """Latency (microseconds) and MACs at each choice of widths of the kernels that depend on them, those of all other
-    kernels, and how many do depend."""
-    count = len(next(iter(widths.values())))
-    latency, macs = np.zeros(count), np.zeros(count)
-    rest = [0.0, 0.0]
-    touched = 0
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prices:
+    """The kernels of a subject, priced.
+
+    Attributes:
+        latency_us, macs: of the kernels that depend on the widths, together, shape (choices of widths,).
+        beyond: whether one of them lies outside of what its estimator saw, shape (choices of widths,).
+        rest_us, rest_macs: of all others.
+        kernels: how many do depend.
+    """
+
+    latency_us: npt.NDArray[np.float64]
+    macs: npt.NDArray[np.float64]
+    beyond: npt.NDArray[np.bool_]
+    rest_us: float
+    rest_macs: float
+    kernels: int
+
+
+def _priced(subject: Subject, target: Target, widths: Mapping[str, Widths]) -> _Prices:
+    """Price every kernel at each choice of widths, all in one call of the estimator."""
     at: dict[str, Any] = {**subject.fixed, **widths}
+    loads, moves = [], []
     for kernel in decompose(subject.graph, target):
         shapes = subject.shapes_of(kernel)
-        moves = any(group in widths for shape in shapes.values() for axis in shape for group, _ in axis.terms)
 
         def shape_of(tensor: str, shapes: Mapping[str, AffineShape] = shapes) -> tuple[Count, ...]:
             return tuple(axis.at(at) for axis in shapes[tensor])
 
-        cost = price(workload(kernel, subject.graph, shape_of), target)
-        if moves:
-            latency = latency + cost.latency_us
-            macs = macs + cost.macs
-            touched += 1
-        else:
-            rest[0] += float(cost.latency_us)
-            rest[1] += float(cost.macs)
-    return latency, macs, (rest[0], rest[1]), touched
+        loads.append(workload(kernel, subject.graph, shape_of))
+        moves.append(any(group in widths for shape in shapes.values() for axis in shape for group, _ in axis.terms))
+    costs = price_all(loads, target)
+    moved = [cost for cost, moving in zip(costs, moves, strict=True) if moving]
+    still = [cost for cost, moving in zip(costs, moves, strict=True) if not moving]
+    shape = next(iter(widths.values())).shape
+    beyond = np.zeros(shape, np.bool_)
+    for cost in moved:
+        beyond = beyond | (False if cost.extrapolates is None else cost.extrapolates)
+    return _Prices(
+        latency_us=sum((cost.latency_us for cost in moved), start=np.zeros(shape)),
+        macs=sum((np.asarray(cost.macs, np.float64) for cost in moved), start=np.zeros(shape)),
+        beyond=beyond,
+        rest_us=sum(float(cost.latency_us) for cost in still),
+        rest_macs=sum(float(cost.macs) for cost in still),
+        kernels=len(moved),
+    )

@@ -24,6 +24,8 @@ _LEGEND = (
     ("curated", "curated widths"),
 )
 _LEFT, _RIGHT, _TOP, _HEIGHT, _BOTTOM = 64, 16, 30, 220, 44
+_FEW = 40
+"""Curated widths that have room for a dot each."""
 _PANEL = _TOP + _HEIGHT + _BOTTOM
 
 
@@ -44,6 +46,8 @@ def headline(one: Landscape) -> str:
         parts.append(f"steps of {one.stairs.step} channels")
     if one.share < 1:
         parts.append(f"{f.plural(one.kernels, 'kernel')}, {f.share(one.share)} of the model's latency")
+    if one.beyond:
+        parts.append(f"{one.beyond} of {len(one.channels)} widths beyond what was measured")
     return ", ".join(parts)
 
 
@@ -90,9 +94,10 @@ def _panel(one: Landscape) -> str:
     parts.append(line("smooth", zip(one.channels, one.smooth_us, strict=True)))
     parts.append(line("rocky", zip(one.channels, one.rocky_us, strict=True)))
     parts.append(line("curated", one.curated))
+    radius = 4 if len(one.curated) <= _FEW else 2
     for channels, cost in one.curated:
         parts.append(
-            f'<circle class="curated" cx="{across(channels):.1f}" cy="{down(cost):.1f}" r="4">'
+            f'<circle class="curated" cx="{across(channels):.1f}" cy="{down(cost):.1f}" r="{radius}">'
             f"<title>{channels} channels: {f.latency(cost)}</title></circle>"
         )
     return "".join([*parts, "</svg>"])

@@ -26,8 +26,8 @@ MAX_ROWS = 12
         example="graphopt landscape --kernel conv3x3:28x28:ci=64 --target npu-32 --target cpu-x86-64 -o stairs.svg",
         keys=(
             'name, kind ("estimate"), picture_file, landscapes: [{target, parallelism, single, original, channels, '
-            "rocky_us, smooth_us, curated: [[channels, us]], kernels, share, stairs: {step, fit, treads, cliffs}, "
-            "cheapest}]"
+            "rocky_us, smooth_us, curated: [[channels, us]], kernels, share, beyond, stairs: {step, fit, treads, "
+            "cliffs}, cheapest}]"
         ),
     ),
 )
