@@ -236,6 +236,7 @@ class ZooNumbers:
         metric: name of the evaluation's first metric, ``""`` without an evaluation.
         metric_before: its value for the original.
         metric_after: its value for the result.
+        metric_error: standard error of their difference, ``None`` where the metric is no accuracy.
     """
 
     latency_us_before: float
@@ -254,6 +255,7 @@ class ZooNumbers:
     metric: str = ""
     metric_before: float | None = None
     metric_after: float | None = None
+    metric_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,8 @@ def calibrated(result: OptimizeResult) -> Iterator[RenderableType]:
         yield f"drift          {cell(drift_sentence(result.drift))}"
         yield drift_table(result.drift)
     if result.evaluation is not None:
-        samples = f.plural(result.evaluation[0].samples, "sample")
         for metric in metrics(result.evaluation):
-            yield f"evaluation     {cell(metric)} on {samples}"
+            yield f"evaluation     {cell(metric)}, n = {result.evaluation[0].samples}"
 
 
 def drift_table(drift: Drift) -> Table:

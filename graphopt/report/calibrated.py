@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from graphopt.verification.evaluate import Evaluation
     from graphopt.weights.repair import RepairedUnit
 
+_ACCURACY_NOTE = (
+    "<p class=note>Behind +/- is the standard error: binomial for an accuracy; for the difference that of pairs, since "
+    "both models see the same samples.</p>"
+)
 _DRIFT_NOTE = (
     "<p class=note>How far the outputs are from the original's on samples that no solve has seen; 0 is no change. "
     "No labels are needed for it. The standard error is by samples.</p>"
@@ -42,7 +46,8 @@ def calibrated_sections(result: OptimizeResult) -> list[str]:
 def _evaluation(evaluation: tuple[Evaluation, Evaluation]) -> str:
     rows = [(safe(one.name), one.before, one.after, f"<b>{one.difference}</b>") for one in metrics(evaluation)]
     lead = f"<p>Measured on {f.plural(evaluation[0].samples, 'sample')}.</p>"
-    return section("Evaluation", lead, table(("metric", "before", "after", "difference"), rows, numbers=1))
+    note = _ACCURACY_NOTE if evaluation[0].hits else ""
+    return section("Evaluation", lead, table(("metric", "before", "after", "difference"), rows, numbers=1), note)
 
 
 def _drift(drift: Drift) -> str:

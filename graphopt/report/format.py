@@ -42,9 +42,14 @@ def share(value: float | None, digits: int = 1) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
-def points(before: float, after: float) -> str:
-    """The difference of two shares in percentage points: ``-1.95 points``."""
-    return f"{100 * (after - before):+.2f} points"
+def share_error(value: float | None) -> str:
+    """What follows a share or a difference of two: `` +/- 0.60`` (of 100), ``""`` where no error is known."""
+    return "" if value is None else f" +/- {100 * value:.2f}"
+
+
+def points(before: float, after: float, error: float | None = None) -> str:
+    """The difference of two shares in percentage points: ``-1.95 points``, ``-1.95 +/- 0.35 points``."""
+    return f"{100 * (after - before):+.2f}{share_error(error)} points"
 
 
 def metric(value: float, *, sign: bool = False) -> str:

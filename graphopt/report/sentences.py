@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,19 +82,33 @@ class Metric:
 
 
 def metrics(evaluation: tuple[Evaluation, Evaluation]) -> list[Metric]:
-    """The metrics of both models, those of the original first."""
+    """The metrics of both models, those of the original first, with standard errors where there are some."""
     before, after = (dict(one.metrics) for one in evaluation)
-    return [metric_change(name, before.get(name), after.get(name)) for name in {**before, **after}]
+    errors = [*(one.standard_errors for one in evaluation), evaluation[0].paired_errors(evaluation[1])]
+    return [
+        metric_change(name, before.get(name), after.get(name), [one.get(name) for one in errors])
+        for name in {**before, **after}
+    ]
 
 
-def metric_change(name: str, before: float | None, after: float | None) -> Metric:
-    """One metric as text; a value that is not there is ``-``."""
+def metric_change(
+    name: str, before: float | None, after: float | None, errors: Sequence[float | None] = (None, None, None)
+) -> Metric:
+    """One metric as text; a value that is not there is ``-``.
+
+    Args:
+        name: of the metric.
+        before: its value for the original.
+        after: its value for the result.
+        errors: standard errors of the two and of their difference; shown for shares.
+    """
     values = [value for value in (before, after) if value is not None]
     is_share = name in _SHARES and all(0 <= value <= 1 for value in values)
     difference = "-"
     if before is not None and after is not None:
-        difference = f.points(before, after) if is_share else f.metric(after - before, sign=True)
+        difference = f.points(before, after, errors[2]) if is_share else f.metric(after - before, sign=True)
     old, new = (
-        "-" if value is None else f.share(value, 2) if is_share else f.metric(value) for value in (before, after)
+        "-" if value is None else f"{f.share(value, 2)}{f.share_error(error)}" if is_share else f.metric(value)
+        for value, error in zip((before, after), errors[:2], strict=True)
     )
     return Metric(_SHARES[name] if is_share else name, old, new, difference)

@@ -61,11 +61,13 @@ def drift_values(drift: Drift) -> dict[str, Any]:
 
 
 def evaluation_values(before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """``before`` and ``after``: ``metrics`` by name, and the number of ``samples``."""
-    return {
-        name: {"metrics": clean(dict(one.metrics)), "samples": one.samples}
+    """``before`` and ``after``: ``metrics`` by name, ``standard_errors`` of those that are shares of the samples, and
+    the number of ``samples``; ``difference_standard_errors``: of the differences, from pairs."""
+    values: dict[str, Any] = {
+        name: {"metrics": clean(dict(one.metrics)), "standard_errors": one.standard_errors, "samples": one.samples}
         for name, one in (("before", before), ("after", after))
     }
+    return values | {"difference_standard_errors": before.paired_errors(after)}
 
 
 def optimize_values(result: OptimizeResult) -> dict[str, Any]:

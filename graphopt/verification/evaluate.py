@@ -43,10 +43,27 @@ class Evaluation:
     Attributes:
         metrics: (name, value) pairs; shares are 0..1.
         samples: number of samples that the model was run on.
+        hits: for the metrics that are shares of samples, which samples count, in their order.
     """
 
     metrics: tuple[tuple[str, float], ...]
     samples: int
+    hits: tuple[tuple[str, tuple[bool, ...]], ...] = ()
+
+    @property
+    def standard_errors(self) -> dict[str, float]:
+        """Binomial standard error of the metrics that are shares of samples, by name: ``sqrt(p (1 - p) / n)``."""
+        return {name: float(np.std(hits) / math.sqrt(len(hits))) for name, hits in self.hits}
+
+    def paired_errors(self, after: Evaluation) -> dict[str, float]:
+        """Standard error of the difference of two models' metrics on the same samples, by name.
+
+        The difference of each sample is -1, 0 or 1, so only the samples on which the models disagree count: it is
+        smaller than that of two shares from different samples.
+        """
+        before = dict(self.hits)
+        pairs = {name: np.subtract(hits, before[name], dtype=int) for name, hits in after.hits if name in before}
+        return {name: float(np.std(pair) / math.sqrt(len(pair))) for name, pair in pairs.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,20 +83,22 @@ class LabelledData:
     def evaluate(self, model: Model) -> Evaluation:
         """Measure the accuracy. Raises `VerificationError` or `ConfigError`."""
         session = Session(model)
-        rows, best, in_top5, classes = 0, 0, 0, 0
+        best: list[bool] = []
+        in_top5: list[bool] = []
+        classes = 0
         for chunk in self.data.chunks(range(self.data.count), self.data.batch_size()):
             scores = self._scores(session.run(self.data.take(chunk)), len(chunk))
-            rows, classes = rows + len(chunk), scores.shape[1]
+            classes = scores.shape[1]
             labels = self.labels[chunk][:, None]
             if labels.max() >= classes:
                 raise ConfigError(
                     f"holds the class {labels.max()}, and the model knows 0 to {classes - 1}", file=self.file
                 )
-            best += int((np.argmax(scores, axis=1)[:, None] == labels).sum())
+            best += (np.argmax(scores, axis=1) == labels[:, 0]).tolist()
             top = np.argsort(-scores, axis=1, kind="stable")[:, :_TOP]
-            in_top5 += int((top == labels).any(axis=1).sum())
-        metrics = [("top1", best / rows)] + ([("top5", in_top5 / rows)] if classes > _TOP else [])
-        return Evaluation(tuple(metrics), rows)
+            in_top5 += (top == labels).any(axis=1).tolist()
+        hits = [("top1", tuple(best))] + ([("top5", tuple(in_top5))] if classes > _TOP else [])
+        return Evaluation(tuple((name, sum(those) / len(best)) for name, those in hits), len(best), tuple(hits))
 
     def _scores(self, outputs: Mapping[str, Any], rows: int) -> npt.NDArray[np.float64]:
         for values in outputs.values():

@@ -10,11 +10,12 @@ def numbers_of(result: OptimizeResult) -> ZooNumbers | None:
     if result.before is None:
         return None
     before, after = result.estimates
-    metric, metric_before, metric_after = "", None, None
+    metric, metric_before, metric_after, metric_error = "", None, None, None
     if result.evaluation is not None:
         first, second = (dict(one.metrics) for one in result.evaluation)
         metric = next(iter(first), "")
         metric_before, metric_after = first.get(metric), second.get(metric)
+        metric_error = result.evaluation[0].paired_errors(result.evaluation[1]).get(metric)
     return ZooNumbers(
         latency_us_before=before.latency_us,
         latency_us_after=after.latency_us,
@@ -32,4 +33,5 @@ def numbers_of(result: OptimizeResult) -> ZooNumbers | None:
         metric=metric,
         metric_before=metric_before,
         metric_after=metric_after,
+        metric_error=metric_error,
     )

@@ -75,7 +75,7 @@ def test_the_summary_says_what_was_repaired_and_what_it_costs(run, folder: Path)
         "safety         repaired (close, not the same: weights repaired on calibration data",
         "weights        2 ops repaired: ", "1 op left alone: one row per sample: needs 256 samples",
         "drift          ", "8 held-out samples", "top-1 agreement", "rel. L2", "cosine",
-        "evaluation     top-1 accuracy ", " points) on 40 samples",
+        "evaluation     top-1 accuracy ", " % +/- ", " points), n = 40",
     ):  # fmt: skip
         assert text in done.stdout
     page = (folder / "report.html").read_text()

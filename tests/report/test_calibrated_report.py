@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,10 @@ UNITS = (
     RepairedUnit("d", "unchanged", 0.3, 0.3, False, "no candidate was better"),
     RepairedUnit("e", "unchanged", NAN, NAN, False, "one row per sample"),
 )
+HITS = [(("top1", tuple(i < count for i in range(2000))),) for count in (1847, 1808)]
 METRICS = (
-    Evaluation((("top1", 0.9235), ("mAP", 0.5)), 2000),
-    Evaluation((("top1", 0.904), ("mAP", 0.4123456), ("new", 3.0)), 2000),
+    Evaluation((("top1", 0.9235), ("mAP", 0.5)), 2000, HITS[0]),
+    Evaluation((("top1", 0.904), ("mAP", 0.4123456), ("new", 3.0)), 2000, HITS[1]),
 )
 
 
@@ -77,7 +79,7 @@ def test_sentences() -> None:
 
 def test_only_shares_are_in_points() -> None:
     assert [str(one) for one in metrics(METRICS)] == [
-        "top-1 accuracy 92.35 % -> 90.40 % (-1.95 points)",
+        "top-1 accuracy 92.35 % +/- 0.59 -> 90.40 % +/- 0.66 (-1.95 +/- 0.31 points)",
         "mAP 0.5 -> 0.41235 (-0.087654)",
         "new - -> 3 (-)",
     ]
@@ -89,6 +91,7 @@ def test_values_have_every_number_and_null_for_what_json_cannot_say(
 ) -> None:
     values = optimize_values(full)
     assert json.loads(json.dumps(values, allow_nan=False)) == values
+    near = partial(pytest.approx, abs=1e-6)
     drift = values["drift"]
     assert (drift["value"], drift["measure"], drift["samples"]) == (None, "relative-l2", 16)
     assert drift["reason"].endswith(" is infinite: it is not finite")
@@ -96,9 +99,15 @@ def test_values_have_every_number_and_null_for_what_json_cannot_say(
     assert drift["top1_agreement"] == 0.953
     assert [unit["error_after"] for unit in values["repaired"]] == [0.25, 0.2, None, 0.3, None]
     assert values["evaluation"] == {
-        "before": {"metrics": {"top1": 0.9235, "mAP": 0.5}, "samples": 2000},
-        "after": {"metrics": {"top1": 0.904, "mAP": 0.4123456, "new": 3.0}, "samples": 2000},
-    }
+        "before": {
+            "metrics": {"top1": 0.9235, "mAP": 0.5}, "standard_errors": {"top1": near(0.005943)}, "samples": 2000,
+        },
+        "after": {
+            "metrics": {"top1": 0.904, "mAP": 0.4123456, "new": 3.0}, "standard_errors": {"top1": near(0.006587)},
+            "samples": 2000,
+        },
+        "difference_standard_errors": {"top1": near(0.003092)},
+    }  # fmt: skip
     absent = optimize_values(lossy)
     assert [absent[key] for key in ("drift", "repaired", "evaluation")] == [None, None, None]
 
@@ -112,7 +121,14 @@ def test_the_page_shows_them_and_nothing_hostile(lossy: OptimizeResult, full: Op
     assert "script" not in checker.seen
     assert "\x1b" not in page
     text = " ".join(checker.text)
-    for shown in ("Drift", "KL divergence (nats)", "95.3 %", "Repaired weights", "majorise-minimise", "-1.95 points"):
+    for shown in (
+        "Drift",
+        "KL divergence (nats)",
+        "95.3 %",
+        "Repaired weights",
+        "majorise-minimise",
+        "-1.95 +/- 0.31 points",
+    ):
         assert shown in text
     bare = html_report(lossy)
     for title in ("<h2>Drift</h2>", "<h2>Repaired weights</h2>", "<h2>Evaluation</h2>"):

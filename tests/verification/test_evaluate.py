@@ -50,9 +50,36 @@ def test_the_sample_models_accuracy(tmp_path: Path) -> None:
 def test_top1_and_top5_by_hand(tmp_path: Path) -> None:
     scores = [[9, 1, 2, 3, 4, 5, 6], [0, 9, 8, 7, 6, 5, 4], [0, 9, 8, 7, 6, 5, 4]]
     evaluator = open_evaluator(labelled(tmp_path, scores, label=[0, 5, 6]), inputs(None, 7))
-    assert evaluator.evaluate(classifier(7)) == Evaluation((("top1", 1 / 3), ("top5", 2 / 3)), 3)
+    found = evaluator.evaluate(classifier(7))
+    assert found == Evaluation((("top1", 1 / 3), ("top5", 2 / 3)), 3, found.hits)
+    assert found.hits == (("top1", (True, False, False)), ("top5", (True, True, False)))
     few = open_evaluator(labelled(tmp_path, [[1, 2], [2, 1]], labels=[[1], [1]]), inputs(None, 2))
-    assert few.evaluate(classifier(2)) == Evaluation((("top1", 0.5),), 2)
+    assert few.evaluate(classifier(2)) == Evaluation((("top1", 0.5),), 2, (("top1", (True, False)),))
+
+
+def shares(*hits: int) -> Evaluation:
+    return Evaluation((("top1", float(np.mean(hits))),), len(hits), (("top1", tuple(map(bool, hits))),))
+
+
+def test_standard_errors_by_hand() -> None:
+    before, after = shares(1, 1, 0, 0), shares(1, 0, 0, 1)
+    assert before.standard_errors == {"top1": pytest.approx(np.sqrt(0.5 * 0.5 / 4))}
+    assert before.paired_errors(after) == {"top1": pytest.approx(np.sqrt(0.5 / 4))}
+    assert before.paired_errors(before) == {"top1": 0.0}
+    own = Evaluation((("mean", 3.0),), 4)
+    assert own.standard_errors == own.paired_errors(own) == own.paired_errors(after) == {}
+
+
+def test_the_paired_error_is_what_resampling_finds() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.random(400) < 0.9
+    after = np.where(rng.random(400) < 0.9, before, rng.random(400) < 0.5)
+    again = rng.integers(0, 400, (4000, 400))
+    found = (after[again].mean(axis=1) - before[again].mean(axis=1)).std()
+    paired = shares(*before).paired_errors(shares(*after))["top1"]
+    assert paired == pytest.approx(found, rel=0.05)
+    apart = np.hypot(shares(*before).standard_errors["top1"], shares(*after).standard_errors["top1"])
+    assert paired < 0.8 * apart
 
 
 def test_scores_behind_other_outputs_and_with_ones_behind(tmp_path: Path) -> None:
@@ -66,7 +93,7 @@ def test_scores_behind_other_outputs_and_with_ones_behind(tmp_path: Path) -> Non
 def test_a_fixed_batch_leaves_out_what_does_not_fill_one(tmp_path: Path) -> None:
     evaluator = open_evaluator(labelled(tmp_path, [[1, 2], [2, 1], [9, 0]], label=[1, 0, 1]), inputs(2, 2))
     fixed = model("m (float[2,2] x) => (float[2,2] y) { y = Identity(x) }")
-    assert evaluator.evaluate(fixed) == Evaluation((("top1", 1.0),), 2)
+    assert evaluator.evaluate(fixed) == Evaluation((("top1", 1.0),), 2, (("top1", (True, True)),))
 
 
 @pytest.mark.parametrize(

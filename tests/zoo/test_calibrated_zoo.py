@@ -45,6 +45,7 @@ def test_rows_have_drift_and_metric_also_from_an_earlier_run(place: Path) -> Non
     assert numbers.drift == row.result.drift.value > 0
     before, after = (dict(one.metrics)["top1"] for one in row.result.evaluation)
     assert (numbers.metric, numbers.metric_before, numbers.metric_after) == ("top1", before, after)
+    assert numbers.metric_error == row.result.evaluation[0].paired_errors(row.result.evaluation[1])["top1"] > 0
     with (place / "out" / "graphopt-zoo.csv").open(newline="") as file:
         (line,) = csv.DictReader(file)
     assert float(line["drift"]) == numbers.drift
@@ -58,6 +59,7 @@ def test_rows_have_drift_and_metric_also_from_an_earlier_run(place: Path) -> Non
     assert done.exit_code == 0, done.stderr
     assert "drift" in done.stdout
     assert f"top-1 accuracy {100 * before:.2f} % -> " in done.stdout
+    assert f" +/- {100 * numbers.metric_error:.2f} points)" in done.stdout
     values = json.loads(
         CliRunner().invoke(app, [*arguments, "-t", "npu-32-no-depthwise", "--no-repair", "--json"]).stdout
     )

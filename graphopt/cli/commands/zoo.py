@@ -13,7 +13,7 @@ from graphopt.cli.app import EXIT_NO
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from graphopt.results import ZooRow
+    from graphopt.results import ZooNumbers, ZooRow
 
 
 @click.command(
@@ -79,7 +79,6 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
     from graphopt.cli.output import cell, table
     from graphopt.cli.summary import styled
     from graphopt.report import format as f
-    from graphopt.report.sentences import metric_change
 
     drifts = ("drift",) if any(row.numbers and row.numbers.drift is not None for row in rows) else ()
     metrics = ("metric",) if any(row.numbers and row.numbers.metric for row in rows) else ()
@@ -100,7 +99,13 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
         if drifts:
             cells.append(f.small(found.drift if found else None))
         if metrics:
-            change = metric_change(found.metric, found.metric_before, found.metric_after) if found else None
-            cells.append(cell(change) if change and change.name else "-")
+            cells.append(cell(_metric(found)) if found and found.metric else "-")
         made.add_row(*cells)
     return made
+
+
+def _metric(found: ZooNumbers) -> str:
+    from graphopt.report.sentences import metric_change
+
+    errors = (None, None, found.metric_error)
+    return str(metric_change(found.metric, found.metric_before, found.metric_after, errors))
