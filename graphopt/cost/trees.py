@@ -82,6 +82,8 @@ class Trees:
     def predict(self, features: Single) -> Real:
         """Return the sum for each row of features, shape (rows,)."""
         out = np.full(len(features), float(self.base[0]))
+        if len(self.node) == 0:
+            return out
         step = max(1, _CHUNK_CELLS // max(len(self.node), len(self.split_at), 1))
         first_value = np.arange(len(self.node))[:, None] * LEAVES
         for start in range(0, len(features), step):

@@ -54,12 +54,15 @@ def boosted(
 
 def _as_arrays(grower: Any) -> Trees:
     """The library's trees in our form. Thresholds are rounded down to float32: no feature lies in between."""
+    grown = [predictor.nodes for (predictor,) in grower._predictors]
+    base = float(np.ravel(grower._baseline_prediction)[0])
+    base += sum(float(nodes[0]["value"]) for nodes in grown if nodes[0]["is_leaf"])
+    grown = [nodes for nodes in grown if not nodes[0]["is_leaf"]]
     splits: dict[tuple[int, float], int] = {}
-    node = np.zeros((len(grower._predictors), LEAVES - 1), np.uint16)
+    node = np.zeros((len(grown), LEAVES - 1), np.uint16)
     mask = np.full(node.shape, 0xFFFF, np.uint16)
     value = np.zeros((len(node), LEAVES), np.float32)
-    for tree, (predictor,) in enumerate(grower._predictors):
-        nodes = predictor.nodes
+    for tree, nodes in enumerate(grown):
         leaves = inner = 0
 
         def walk(at: int, tree: int = tree, nodes: Any = nodes) -> None:
@@ -82,7 +85,7 @@ def _as_arrays(grower: Any) -> Trees:
 
         walk(0)
     return Trees(
-        base=np.asarray(grower._baseline_prediction, np.float32).reshape(1),
+        base=np.array([base], np.float32),
         split_feature=np.array([feature for feature, _ in splits], np.uint8),
         split_at=np.array([threshold for _, threshold in splits], np.float32),
         node=node,
