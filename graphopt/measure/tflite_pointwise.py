@@ -10,7 +10,7 @@ import numpy as np
 
 from graphopt.ir.op import Array, Op
 from graphopt.measure.tflite_file import Quantisation
-from graphopt.measure.tflite_scales import FIXED, quantise_range
+from graphopt.measure.tflite_scales import FIXED
 from graphopt.measure.tflite_writer import Layout, OpWriter, Unwritable, Writer, natural
 
 _UNARY: Final[Mapping[str, str]] = {
@@ -47,13 +47,9 @@ def _clip(writer: Writer, op: Op) -> None:
     if kind is not None:
         writer.emit(kind, (writer.read(tensor),), output, layout)
         return
-    if not low <= 0 <= high:
-        raise Unwritable(f"its bounds {low:g} and {high:g} leave out 0")
-    # the stored range ends at the bounds, so that rescaling clips
-    before = writer.scales[tensor]
-    lowest, highest = ((end - before.zero_point[0]) * before.scale[0] for end in (-128, 127))
-    clipping = quantise_range(max(low, lowest), min(high, highest))
-    writer.emit("QUANTIZE", (writer.read(tensor),), output, layout, "QuantizeOptions", quantisation=clipping)
+    if not writer.saturates(op):
+        raise Unwritable(f"its bounds {low:g} and {high:g} cannot be had by the range of the stored numbers")
+    writer.emit("QUANTIZE", (writer.read(tensor),), output, layout, "QuantizeOptions")
 
 
 def _leaky(writer: Writer, op: Op) -> None:

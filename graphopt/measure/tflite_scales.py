@@ -6,6 +6,7 @@ ranges (from running the float model) the written file computes what the model c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -32,8 +33,10 @@ FIXED: Final[Mapping[str, Quantisation]] = {
 }
 """What the TFLite operator demands of its output (HardSigmoid: what makes its clipping exact)."""
 
-_DEFAULTS: Final[Mapping[str, Range]] = {"Relu": (0.0, 6.0), "Clip": (0.0, 6.0), "HardSwish": (-0.375, 6.0)}
+_DEFAULTS: Final[Mapping[str, Range]] = {"Clip": (-4.0, 6.0), "Relu": (0.0, 6.0), "HardSwish": (-0.375, 6.0)}
 _DEFAULT: Final[Range] = (-4.0, 4.0)
+_UNBOUNDED: Final = 1e30
+"""Exporters write the largest float for no bound."""
 
 
 def quantise_range(low: float, high: float) -> Quantisation:
@@ -72,15 +75,35 @@ def _of_group(graph: Graph, members: list[str], ranges: Mapping[str, Range] | No
         return only
     if ranges is not None:
         known = [ranges[tensor] for tensor in members if tensor in ranges]
-        known += [
-            (float(w.array().min()), float(w.array().max())) for t in members if (w := graph.weight(t)) and w.size
-        ]
+        constants = [weight.array() for tensor in members if (weight := graph.weight(tensor)) and weight.size]
+        known += [(float(values.min()), float(values.max())) for values in constants]
     else:
-        known = [_plausible(op) for op in sources]
+        known = [_plausible(graph, op) for op in sources]
     if not known:
         known = [_DEFAULT]
     return quantise_range(min(low for low, _ in known), max(high for _, high in known))
 
 
-def _plausible(op: Op | None) -> Range:
-    return _DEFAULT if op is None else _DEFAULTS.get(op.op_type, _DEFAULT)
+def _plausible(graph: Graph, op: Op | None) -> Range:
+    if op is None:
+        return _DEFAULT
+    if op.op_type == "Clip" and (found := bounds(graph, op)) is not None:
+        low, high = (
+            end if math.isfinite(end) else default for end, default in zip(found, _DEFAULTS["Clip"], strict=True)
+        )
+        return low, high
+    return _DEFAULTS.get(op.op_type, _DEFAULT)
+
+
+def bounds(graph: Graph, op: Op) -> Range | None:
+    """Lowest and highest value of a Relu or Clip, ``None`` when they are not constant."""
+    if op.op_type == "Relu":
+        return 0.0, math.inf
+    ends = []
+    for slot, name, default in ((1, "min", -math.inf), (2, "max", math.inf)):
+        weight = graph.weight(op.input(slot))
+        if weight is None and op.input(slot):
+            return None
+        end = float(op.attribute(name, default) if weight is None else weight.array().reshape(()))
+        ends.append(end if abs(end) < _UNBOUNDED else default)
+    return ends[0], ends[1]

@@ -18,6 +18,7 @@ import numpy as np
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Array, Op
 from graphopt.measure.tflite_file import Quantisation, TfModel, TfOp, TfTensor
+from graphopt.measure.tflite_scales import bounds
 
 Layout = tuple[int, ...]
 
@@ -88,27 +89,34 @@ class Writer:
         return self._stored[tensor].layout
 
     def fused_activation(self, op: Op) -> tuple[str, int]:
-        """The tensor behind ``op`` and the activation that its own op in front may carry: relu, relu6 or none."""
+        """The tensor behind ``op`` and the number of the activation that the op itself carries out.
+
+        Bounds that are no activation of the schema need none where the stored range ends at them.
+        """
         tensor = op.outputs[0]
         use = self.graph.only_use(tensor)
         if use is None or use.op.domain or use.slot != 0 or use.op.op_type not in ("Relu", "Clip"):
             return tensor, 0
-        number = _ACTIVATIONS.get(self.bounds(use.op))
-        if number is None:
+        bounds = self.bounds(use.op)
+        if bounds not in _ACTIVATIONS and not self.saturates(use.op):
             return tensor, 0
         self.take(use.op)
-        return use.op.outputs[0], number
+        return use.op.outputs[0], _ACTIVATIONS.get(bounds, 0)
+
+    def saturates(self, op: Op) -> bool:
+        """Whether the stored range of a Clip's output lies within its bounds, so that storing it clips."""
+        low, high = self.bounds(op)
+        scale = self.scales[op.outputs[0]]
+        lowest, highest = ((end - scale.zero_point[0]) * scale.scale[0] for end in (-128, 127))
+        slack = scale.scale[0]
+        return low - slack <= lowest and highest <= high + slack
 
     def bounds(self, op: Op) -> tuple[float, float]:
         """Lowest and highest value of a Relu or Clip."""
-        if op.op_type == "Relu":
-            return 0.0, math.inf
-        ends = []
-        for slot, name, default in ((1, "min", -math.inf), (2, "max", math.inf)):
-            tensor = op.input(slot)
-            value = self.values(tensor, "bound").reshape(()) if tensor else op.attribute(name, default)
-            ends.append(float(value))
-        return ends[0], ends[1]
+        found = bounds(self.graph, op)
+        if found is None:
+            raise Unwritable("its bounds are computed while the model runs; TFLite needs constants")
+        return found
 
     def axes(self, op: Op, slot: int) -> tuple[int, ...]:
         """Axes of an op: an attribute in old opsets, an input in new ones."""
