@@ -150,6 +150,8 @@ def test_a_price_in_proportion_has_neither_step_nor_cliff() -> None:
     channels = np.arange(1, 129)
     found = find_stairs(channels, 3.0 * channels)
     assert (found.step, found.cliffs, len(found.treads)) == (None, (), 1)
+    assert find_stairs(channels, 2.0 * channels**2).step is None
+    assert find_stairs(channels, 20 * channels - 10 * np.ceil(channels / 16)).step is None  # falls, which is no stair
     noisy = 3.0 * channels + np.random.default_rng(0).normal(0, 1, len(channels))
     assert find_stairs(channels, noisy).step is None
 

@@ -11,11 +11,14 @@ CLIFF = 0.05
 """Change of the cost between neighbouring widths, as a share, from which on it is a cliff; upwards it must also be
 twice the change of the width, since a price in proportion to the channels makes no stairs."""
 
-STEP_FIT = 0.4
-"""How much better than chance the rises must lie on the multiples of a step for it to be one (1: all of them do)."""
+STEP_FIT = 0.5
+"""Share of what no smooth curve explains that a step must explain to be one."""
 
-TIE = 0.05
-"""Steps that fit equally well, within this: the largest of them is meant (what rises every 32 rises every 16, too)."""
+MAX_STEP = 256
+"""Channels of a step at most: what a chip computes at once."""
+
+_NOTHING = 1e-12
+"""Relative square of what rounding leaves of a smooth curve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Stairs:
 
     Attributes:
         step: the step (channels) on whose multiples the cost rises, ``None`` where no step fits.
-        fit: how well it does: 1 where every rise lies there, 0 where chance would put as many.
+        fit: share of what no smooth curve explains that the best step does, 0 to 1.
         treads: the widths between cliffs, ascending.
         cliffs: between the treads, ascending.
     """
@@ -100,21 +103,21 @@ def find_stairs(channels: npt.NDArray[np.int64], cost: npt.NDArray[np.float64], 
 def _step(channels: npt.NDArray[np.int64], cost: npt.NDArray[np.float64]) -> tuple[int | None, float]:
     """The step that fits best, and how well.
 
-    A curve of step s rises from each multiple of s to its neighbour. The even slope of what grows with every channel
-    (bytes) is taken off first: it belongs to no step.
+    ``cost = a + b n + c n^2 + rise * ceil(n / step)`` by least squares: the smooth part takes what grows with every
+    channel (bytes, loops), and what it leaves is compared with the teeth of each step that begins within the range.
     """
-    rises = np.abs(np.diff(cost) - np.median(np.diff(cost))) if len(cost) > 2 else np.zeros(0)
-    if rises.sum() <= 1e-9 * cost.max():
+    along = (channels - channels[0]) / (channels[-1] - channels[0])
+    smooth = np.linalg.qr(np.stack([along**0, along, along**2], axis=1))[0]
+    left = cost - smooth @ (smooth.T @ cost)
+    if left @ left <= _NOTHING * (cost @ cost):
         return None, 0.0
-    below = channels[:-1]
-    fits = {}
-    for step in range(2, int(below[-1]) + 1):
-        on = below % step == 0
-        chance = on.mean()
-        if 0 < chance < 1:
-            fits[step] = float((rises[on].sum() / rises.sum() - chance) / (1 - chance))
-    best = max(fits.values(), default=0.0)
-    if best < STEP_FIT:
-        return None, max(best, 0.0)
-    step = max(step for step, fit in fits.items() if fit >= best - TIE)
-    return step, fits[step]
+    steps = np.arange(2, min(channels[-1], MAX_STEP + 1), dtype=np.int64)
+    steps = steps[(channels[-1] - 1) // steps * steps >= channels[0]]
+    teeth = -(-channels[:, None] // steps).astype(float)
+    teeth -= smooth @ (smooth.T @ teeth)
+    height, norm = left @ teeth, np.maximum((teeth**2).sum(axis=0), _NOTHING)
+    fit = np.where(height > 0, height**2 / norm / (left @ left), 0.0)
+    best = int(fit.argmax()) if len(steps) else 0
+    if not len(steps) or fit[best] < STEP_FIT:
+        return None, float(fit.max(initial=0.0))
+    return int(steps[best]), float(fit[best])
