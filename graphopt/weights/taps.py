@@ -69,7 +69,7 @@ class Stream:
         self.cut: dict[str, Array] = {}
         self._fixed = self.batch = _fixed_batch(graph, samples)
         self.count = samples.count // (self._fixed or 1) * (self._fixed or 1)
-        self._bytes = _cut_bytes(graph)
+        self._bytes = cut_bytes(graph)
 
     def swap(self, graph: Graph) -> None:
         """Go on with an edited model: same ops in the same order, none changed before the last `run`'s ``until``."""
@@ -130,7 +130,7 @@ class Stream:
         is none after it."""
         for place in range(until, self.place, -1):
             if self._bytes[place] * self.count <= self._cache_bytes:
-                return place, _alive(self.graph, place)
+                return place, alive(self.graph, place)
         return self.place, []
 
 
@@ -147,7 +147,7 @@ def _store(kept: dict[str, Array], values: Mapping[str, Array], start: int, leng
     return True
 
 
-def _alive(graph: Graph, place: int) -> list[str]:
+def alive(graph: Graph, place: int) -> list[str]:
     """Tensors made before the op at ``place`` that it or a later one reads, sorted."""
     return sorted(tensor for tensor, (made, last) in _lifetimes(graph).items() if made < place <= last)
 
@@ -176,7 +176,7 @@ def default_value(graph: Graph, tensor: str) -> onnx.TensorProto | None:
     return next((proto for proto in model.proto.graph.initializer if proto.name == tensor), None)
 
 
-def _cut_bytes(graph: Graph) -> list[float]:
+def cut_bytes(graph: Graph) -> list[float]:
     """Bytes for one sample of the tensors alive before each op (infinite where a shape is not known)."""
     change = [0.0] * (len(graph) + 2)
     for tensor, (made, last) in _lifetimes(graph).items():

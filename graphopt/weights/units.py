@@ -72,7 +72,7 @@ def find_unit(original: Graph, rewritten: Graph, op: Op, kept: Kept) -> Unit | s
     if original.producer(output) is None:
         return "the original has no tensor of its name"
     target, skip = _sum(original, rewritten, op)
-    if not _comparable(original, rewritten, target, kept):
+    if not is_comparable(original, rewritten, target, kept):
         return "its output has another shape than the original's"
     activation = match_activation(rewritten, target)
     return Unit(linear, op.inputs[0], target, skip, activation, kept.get(target))
@@ -99,7 +99,8 @@ def _last_linear(graph: Graph, tensor: str) -> int:
     return -1 if maker is None else graph.position(maker.key)
 
 
-def _comparable(original: Graph, rewritten: Graph, target: str, kept: Kept) -> bool:
+def is_comparable(original: Graph, rewritten: Graph, target: str, kept: Kept) -> bool:
+    """Whether both models have the tensor ``target``, of the same shape but for channels that were cut or padded."""
     before, after = original.static_shape(target), rewritten.static_shape(target)
     if before is None or after is None or len(before) != len(after):
         return False
