@@ -29,6 +29,10 @@ class ConfigError(GraphoptError):
         super().__init__(f"{where}: {message}" if where else message)
 
 
+class MisfitError(ConfigError):
+    """Data is sound, and made for a model with other inputs."""
+
+
 class ModelError(GraphoptError):
     """A model file cannot be read, is not valid, or lacks something that the job needs."""
 

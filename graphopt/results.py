@@ -175,7 +175,7 @@ class OptimizeResult:
 
     Attributes:
         outcome: ``optimized``, ``unchanged``, or ``failed`` (a constraint out of reach, a proof that did not hold).
-        reason: why the model is unchanged or the job failed, else ``""``.
+        reason: why the model is unchanged, the job failed or a zoo's calibration data was not used, else ``""``.
         model, output: paths; ``output`` is ``None`` when nothing was written.
         plan, plan_text: the plan, and its file text with gains as comments.
         before, after: estimates of the original and of the written model; ``None`` where an unchanged model has

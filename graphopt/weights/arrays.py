@@ -23,7 +23,7 @@ from typing import IO, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.errors import ConfigError, did_you_mean
+from graphopt.errors import ConfigError, MisfitError, did_you_mean
 from graphopt.ir.op import Array, Shape
 
 InputTypes = Mapping[str, tuple[Shape | None, np.dtype[Any] | None]]
@@ -95,7 +95,7 @@ def read_arrays(path: Path, inputs: InputTypes) -> ArraySource:
 def _only(inputs: InputTypes, path: Path) -> str:
     if len(inputs) != 1:
         names = ", ".join(inputs) or "none"
-        raise ConfigError(f"an .npy file serves one input, and the model has {names}; use an .npz", file=str(path))
+        raise MisfitError(f"an .npy file serves one input, and the model has {names}; use an .npz", file=str(path))
     return next(iter(inputs))
 
 
@@ -155,12 +155,12 @@ def check_arrays(arrays: Mapping[str, Array], inputs: InputTypes, *, file: str |
         ConfigError: on a missing input, wrong shape, type, NaN or infinity, or where there are no samples.
     """
     if not inputs:
-        raise ConfigError("the model has no inputs to calibrate with", file=file)
+        raise MisfitError("the model has no inputs to calibrate with", file=file)
     for name in inputs:
         if name not in arrays:
             near = did_you_mean(name, arrays)
             held = ", ".join(sorted(arrays)) or "nothing"
-            raise ConfigError(f"lacks the model's input {name!r}{near}; it holds {held}", file=file)
+            raise MisfitError(f"lacks the model's input {name!r}{near}; it holds {held}", file=file)
     dtypes = {name: _checked_dtype(name, arrays[name], dtype, file) for name, (_, dtype) in inputs.items()}
     for name, (shape, _) in inputs.items():
         _check_shape(name, arrays[name], shape, file)
@@ -176,9 +176,9 @@ def check_arrays(arrays: Mapping[str, Array], inputs: InputTypes, *, file: str |
 
 def _checked_dtype(name: str, array: Array, dtype: np.dtype[Any] | None, file: str | None) -> np.dtype[Any]:
     if dtype is None or dtype.kind not in "fiub":
-        raise ConfigError(f"input {name!r} is {dtype or 'no tensor'} in the model, which cannot be fed here", file=file)
+        raise MisfitError(f"input {name!r} is {dtype or 'no tensor'} in the model, which cannot be fed here", file=file)
     if not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise ConfigError(f"input {name!r} must be {dtype}, and the array is {array.dtype}", file=file)
+        raise MisfitError(f"input {name!r} must be {dtype}, and the array is {array.dtype}", file=file)
     return dtype
 
 
@@ -190,7 +190,7 @@ def _check_shape(name: str, array: Array, shape: Shape | None, file: str | None)
     )
     if not fits:
         wanted = ", ".join(str(dim or "?") for dim in (("samples", *declared[1:]) if declared else ()))
-        raise ConfigError(f"input {name!r} must have shape ({wanted}), and the array has {array.shape}", file=file)
+        raise MisfitError(f"input {name!r} must have shape ({wanted}), and the array has {array.shape}", file=file)
 
 
 def _split_constants(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.errors import ConfigError
+from graphopt.errors import ConfigError, MisfitError
 from graphopt.ir.op import Array, Dim, Shape
 from graphopt.weights.arrays import Indices, InputTypes
 from graphopt.weights.preprocess import Preprocess
@@ -120,8 +120,14 @@ class ImageSource:
         return cached
 
 
+def find_images(folder: Path) -> list[Path]:
+    """The pictures below ``folder``, by their endings, sorted by path."""
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    return sorted((path for path in files if path.is_file()), key=lambda path: path.relative_to(folder).parts)
+
+
 def open_images(folder: Path, inputs: InputTypes, preprocess: Preprocess) -> ImageSource:
-    """Find the pictures below ``folder``, sorted by path, and see that each begins like one.
+    """Take the pictures below ``folder``, and see that each begins like one.
 
     Raises:
         ConfigError: when Pillow is not installed, there are no pictures, one cannot be read, or the model does not
@@ -130,11 +136,10 @@ def open_images(folder: Path, inputs: InputTypes, preprocess: Preprocess) -> Ima
     _pillow()
     if len(inputs) != 1:
         names = ", ".join(inputs) or "none"
-        raise ConfigError(f"images serve a model with one input, and it has {names}; use an .npz", file=str(folder))
+        raise MisfitError(f"images serve a model with one input, and it has {names}; use an .npz", file=str(folder))
     ((name, (shape, dtype)),) = inputs.items()
     wanted = image_format(name, shape, dtype, preprocess)
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    files = sorted((path for path in files if path.is_file()), key=lambda path: path.relative_to(folder).parts)
+    files = find_images(folder)
     if not files:
         raise ConfigError(f"holds no images ({', '.join(SUFFIXES)})", file=str(folder))
     image, _ = _pillow()
@@ -154,7 +159,7 @@ def image_format(name: str, shape: Shape | None, dtype: np.dtype[Any] | None, pr
     """
     dims: Shape = (None,) * 4 if shape is None else shape
     if dtype is None or dtype.kind not in "fiu" or len(dims) != 4:
-        raise ConfigError(f"input {name!r} ({dtype or 'no tensor'}, {_text(dims)}) is no batch of images; use an .npz")
+        raise MisfitError(f"input {name!r} ({dtype or 'no tensor'}, {_text(dims)}) is no batch of images; use an .npz")
     counts = {1, 3} if preprocess.colour is None else {1 if preprocess.colour == "GRAY" else 3}
     counts = {count for count in counts if len(preprocess.mean) in (1, count) and len(preprocess.std) in (1, count)}
     fits = [layout for layout, axis in (("NCHW", 1), ("NHWC", 3)) if dims[axis] in counts]
@@ -185,7 +190,7 @@ def _size(name: str, dims: Shape, sides: Sequence[Dim], preprocess: Preprocess) 
 
 def _misfit(name: str, dims: Shape, counts: set[int], preprocess: Preprocess) -> ConfigError:
     wanted = " or ".join(map(str, sorted(counts)))
-    return ConfigError(f"makes {wanted} channels, and input {name!r} is {_text(dims)}", file=preprocess.name)
+    return MisfitError(f"makes {wanted} channels, and input {name!r} is {_text(dims)}", file=preprocess.name)
 
 
 def _undecided(name: str, dims: Shape, preprocess: Preprocess, line: str) -> ConfigError:

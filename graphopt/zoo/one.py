@@ -7,19 +7,22 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import GraphoptError, MisfitError
 from graphopt.outputs import write_text
 from graphopt.pipeline import optimize
 from graphopt.results import OptimizeResult, Options
 from graphopt.verification.interface import read_interface
+from graphopt.zoo.data import options_for, without_data
 
 JOB, RESULT = "job.pickle", "result.pickle"
+WITHOUT_DATA = "without calibration"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One model: where it is, where model and plan go, and how."""
+    """One model: its path below the zoo's folder, where it is, where model and plan go, and how."""
 
+    name: str
     model: Path
     output: Path
     plan: Path
@@ -33,7 +36,7 @@ def do(job: Job) -> OptimizeResult | str:
         if shapes:
             known = read_interface(job.model).inputs
             shapes = {name: shape for name, shape in shapes.items() if name in known}
-        result = optimize(job.model, job.output, replace(job.options, input_shapes=shapes))
+        result = _optimize(job, replace(job.options, input_shapes=shapes))
         if result.output is not None:
             write_text(job.plan, result.plan_text)
         return result
@@ -45,6 +48,22 @@ def do(job: Job) -> OptimizeResult | str:
         return "out of memory"
     except Exception as error:
         return f"internal error: {type(error).__name__}: {error}"
+
+
+def _optimize(job: Job, options: Options) -> OptimizeResult:
+    """Optimise with the model's own calibration data, which must fit, or with the set that all share where it fits.
+
+    The result's reason says where it does not.
+    """
+    own = False
+    try:
+        options, own = options_for(job.name, options)
+        return optimize(job.model, job.output, options)
+    except MisfitError as error:
+        if own or options.calibration is None:
+            raise
+        result = optimize(job.model, job.output, without_data(options))
+        return replace(result, reason="; ".join(filter(None, (result.reason, f"{WITHOUT_DATA}: {error}"))))
 
 
 def main(folder: str) -> None:

@@ -47,7 +47,10 @@ def optimize_zoo(
     Args:
         folder: where the models are.
         output_folder: where the results go; it is made if it is not there, and never searched for models.
-        options: as for `optimize`. Input shapes for inputs that a model does not have are ignored.
+        options: as for `optimize`. Input shapes for inputs that a model does not have are ignored. A model's own
+            calibration data is ``<name>.npz``, ``<name>.npy`` or a folder of images ``<name>`` in the folder that
+            ``calibration`` names; the others share what lies there, or the file. A model whose inputs the shared set
+            does not fit is optimized without, and its row's ``reason`` says so.
         jobs: processes at a time.
         force: do all models again, and replace files that are not ours.
         timeout_s: wall-clock limit for each model.
@@ -57,12 +60,15 @@ def optimize_zoo(
         One row for each model, sorted by path.
 
     Raises:
-        ConfigError: ``folder`` is no folder or holds no models, or ``output_folder`` is ``folder``.
+        ConfigError: ``folder`` is no folder or holds no models, ``output_folder`` is ``folder``, or there is no
+            calibration data.
         KeyboardInterrupt: what is running is stopped; what is finished stays.
     """
     folder, output_folder = Path(folder), Path(output_folder)
     options = options or Options()
     names = _find(folder, output_folder)
+    if options.calibration is not None and not Path(options.calibration).exists():
+        raise ConfigError("no such file or folder", file=options.calibration)
     output_folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(output_folder, options)
     runner = _Runner(folder, output_folder, options, timeout_s)
@@ -136,7 +142,7 @@ class _Runner:
         plan = output.with_name(f"{output.stem}.plan.toml")
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            answer = self._ask(Job(self.folder / name, output, plan, self.options))
+            answer = self._ask(Job(name, self.folder / name, output, plan, self.options))
         except OSError as error:
             answer = f"{error.filename or output}: {error.strerror or error}"
         row = self._row(name, answer, time.monotonic() - start)

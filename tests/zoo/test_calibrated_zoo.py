@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
-from graphopt import Options, optimize_zoo
+from graphopt import ConfigError, Options, optimize_zoo
 from graphopt.cli import app
 from graphopt.verification.drift import Drift
+from graphopt.zoo.data import options_for, without_data
 from graphopt.zoo.journal import _fingerprint
 from graphopt.zoo.run import _Runner
 
@@ -124,3 +126,75 @@ def test_what_the_options_name_counts_for_going_on(place: Path, monkeypatch: pyt
         known.add(_fingerprint(replace(folder, **change)))
     assert len(known) == 5
     assert _fingerprint(replace(folder, cache="elsewhere")) in known
+
+
+def renamed(content: bytes, name: str) -> bytes:
+    """The small model with another input name: no data for ``image`` fits it."""
+    model = onnx.load_model_from_string(content)
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    return bytes(model.SerializeToString())
+
+
+def test_a_model_that_the_shared_set_does_not_fit_is_optimized_without(place: Path, small_model_bytes: bytes) -> None:
+    (place / "zoo" / "other.onnx").write_bytes(renamed(small_model_bytes, "photo"))
+    real = str(place / "real.npz")
+    options = Options(target="npu-32-no-depthwise", calibration=real, importance="energy")
+    other, small = optimize_zoo(place / "zoo", place / "out", options)
+    assert (small.outcome, small.reason) == ("optimized", "")
+    assert other.outcome == "optimized", other.reason
+    assert other.reason == f"without calibration: {real}: lacks the model's input 'photo'; it holds image"
+    assert other.numbers is not None
+    assert (other.numbers.safety, other.numbers.drift) == ("exact", None)
+    arguments = ["zoo", str(place / "zoo"), "-o", str(place / "out"), "-t", "npu-32-no-depthwise"]
+    told = CliRunner().invoke(app, [*arguments, "--calibration", real, "--importance", "energy"])
+    assert told.exit_code == 0
+    assert f"other.onnx: optimized: {other.reason}" in told.stdout
+
+
+def test_each_model_may_have_calibration_data_of_its_own(place: Path, small_model_bytes: bytes) -> None:
+    sets = place / "sets"
+    (sets / "pictures").mkdir(parents=True)
+    (place / "zoo" / "deep").mkdir()
+    for name in ("deep/other.v2", "wrong", "none", "pictures"):
+        (place / "zoo" / f"{name}.onnx").write_bytes(renamed(small_model_bytes, f"in-{name}"))
+    images = np.load(place / "real.npz")["image"]
+    np.savez(sets / "small.npz", image=images)
+    np.savez(sets / "other.v2.npz", **{"in-deep/other.v2": images})
+    np.savez(sets / "wrong.npz", image=images)
+    options = Options(calibration=str(sets), preprocess="unit", verify=False)
+    rows = {row.model: row for row in optimize_zoo(place / "zoo", place / "out", options, jobs=2)}
+    for name in ("small.onnx", "deep/other.v2.onnx"):
+        assert rows[name].outcome == "optimized", rows[name].reason
+        assert rows[name].numbers is not None
+        assert (rows[name].reason, rows[name].numbers.safety) == ("", "repaired")
+    assert rows["wrong.onnx"].outcome == "failed"  # its own set must fit
+    assert "lacks the model's input 'in-wrong'" in rows["wrong.onnx"].reason
+    assert rows["pictures.onnx"].outcome == "failed"
+    assert "holds no images" in rows["pictures.onnx"].reason
+    assert rows["none.onnx"].reason.endswith(
+        f"without calibration: {sets}: has no none.npz, no folder none and no images"
+    )
+
+
+def test_without_data_nothing_that_needs_it_is_left() -> None:
+    given = Options(calibration="c", preprocess="unit", max_drift=0.1, importance="energy", allow="retrain")
+    assert without_data(given) == Options(allow="exact")
+    assert without_data(replace(given, max_drift=None, importance="l2")) == Options(allow="retrain", importance="l2")
+
+
+def test_pictures_for_all_are_for_those_without_their_own(place: Path) -> None:
+    (place / "sets" / "small").mkdir(parents=True)
+    shared = Options(calibration=str(place / "sets"), preprocess="unit")
+    for folder in ("sets", "sets/small"):
+        (place / folder / "a.png").write_bytes(b"")
+    assert options_for("small.onnx", shared) == (replace(shared, calibration=str(place / "sets" / "small")), True)
+    assert options_for("deep/small.onnx", shared)[1]
+    assert options_for("other.onnx", shared) == (shared, False)
+    one = Options(calibration=str(place / "real.npz"))
+    assert options_for("small.onnx", one) == (one, False)
+
+
+def test_no_such_calibration_data_stops_the_whole_zoo(place: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        optimize_zoo(place / "zoo", place / "out", Options(calibration=str(place / "no.npz")))
+    assert not (place / "out").exists()

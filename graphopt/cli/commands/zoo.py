@@ -49,6 +49,9 @@ def command(folder: str, output: str, jobs: int, force: bool, timeout: float, as
 
     Every model ends in an outcome: optimized, unchanged, skipped or failed, with the reason. An interrupted run goes
     on where it stopped. OUTDIR also gets graphopt-zoo.csv (the table) and graphopt-zoo.json (the journal).
+
+    --calibration may be a folder with data for each model: <model>.npz, or images in a folder <model>. The others share
+    the images there; a model that shared data does not fit is optimized without it.
     """
     from graphopt.cli.output import print_json, show
     from graphopt.cli.progress import progress_bar
