@@ -34,6 +34,7 @@ COMMANDS = {
     "explain": "Show where each rule fired, and why it did not elsewhere.",
     "estimate": "Estimate latency, memory and traffic of a model on a target.",
     "landscape": "Show which numbers of channels are cheap on a target.",
+    "measure": "Learn a target's latencies from measurements, and judge estimates.",
     "verify": "Compare two models on the same inputs.",
     "zoo": "Optimise every model of a folder.",
     "rules": "List, show and check rule cards.",

@@ -27,7 +27,7 @@ class Header:
     """What all measurements of a journal have in common.
 
     Attributes:
-        backend: its name.
+        backend: its name, or the ``module:class`` of a user's own.
         tool: tool and version.
         config: which device or configuration of the tool.
         seed: first seed of the random nets.

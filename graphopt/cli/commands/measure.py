@@ -1,0 +1,182 @@
+"""`graphopt measure`: measure nets, learn an estimator from them, and judge it."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphopt.cli import options as o
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from graphopt.measure.campaign import Campaign, Outcome
+    from graphopt.measure.evaluation import Score
+
+backend_option = click.option(
+    "-b", "--backend", metavar="NAME",
+    help="onnxruntime (this CPU, or an execution provider), vela (Arm Ethos-U), totals (a command or function that "
+    "gives one number for a model), or your own as MODULE:CLASS.",
+)  # fmt: skip
+journal_option = click.option(
+    "--journal", required=True, type=click.Path(file_okay=False), metavar="DIR",
+    help="Folder where every measurement is kept as soon as it is made; a second run goes on where the first stopped.",
+)  # fmt: skip
+jobs_option = click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Nets at a time, for backends that compute instead of timing (vela).",
+)  # fmt: skip
+
+
+@click.group("measure", epilog=o.notes(example="graphopt measure run --help"))
+def command() -> None:
+    """Learn a target's latencies from measurements, and say how good the estimates are.
+
+    `run` measures random nets on a device, kernel by kernel, and writes a target with a learned estimator. `evaluate`
+    compares a target's estimates with measurements of nets that it has not seen.
+    """
+
+
+@command.command(
+    "run",
+    epilog=o.notes(
+        example="graphopt measure run --backend vela --config ethos-u55-256 --journal measured/ -o my-u55.toml",
+        codes="0 the target is written; 2 bad input",
+        keys="target_file, estimator_file, tool, nets, kernels, refused: [{net, place, reason}], reused, validation: "
+        "{nets: score, kernels: score}, learning: {half, all, twice}, data_sha256; a score is {count, mape, within_5, "
+        "within_10, spearman}",
+    ),
+)
+@backend_option
+@click.option(
+    "-c", "--config", default="", metavar="TEXT",
+    help="Device of the backend: an accelerator (ethos-u55-256), an execution provider, a command with {model}.",
+)  # fmt: skip
+@click.option(
+    "-t", "--target", metavar="T",
+    help="Target whose analytic numbers and fusion table are taken over [default: the bundled one of CONFIG's name].",
+)  # fmt: skip
+@click.option("-n", "--nets", type=click.IntRange(min=20), default=400, show_default=True, help="Nets to learn from.")
+@click.option(
+    "--validation", type=click.IntRange(min=5), default=60, show_default=True, help="Nets that the fit is judged on."
+)
+@click.option("--family", default="mixed", show_default=True, metavar="NAME", help="Of random nets: mixed, mobilenet.")
+@click.option(
+    "--adaptive/--no-adaptive", default=True,
+    help="Choose later nets where the estimator is unsure [default: adaptive].",
+)  # fmt: skip
+@jobs_option
+@journal_option
+@click.option("-o", "--output", required=True, type=click.Path(), metavar="TARGET.toml", help="Where the target goes.")
+@o.force_option
+@click.option("--seed", type=click.IntRange(0, 900_000), default=0, show_default=True, help="Of the first random net.")
+@o.json_option
+@o.debug_option
+def run(
+    backend: str | None, config: str, target: str | None, journal: str, output: str, force: bool, as_json: bool,
+    **values: Any,
+) -> int:  # fmt: skip
+    """Measure random nets, fit an estimator to them, and write a target with it.
+
+    The first part of the nets is drawn at random; of the rest, half are those on which the estimator is least sure.
+    Nothing is lost when it is interrupted: run the same command again.
+    """
+    from graphopt.cli.output import refuse_existing
+    from graphopt.cli.progress import progress_bar
+    from graphopt.errors import ConfigError
+    from graphopt.measure import campaign as c
+    from graphopt.measure.choice import BUNDLED, Choice, check_installed
+    from graphopt.measure.journal import digest
+    from graphopt.measure.target_file import estimator_name, source_path, write_target
+    from graphopt.report import format as f
+    from graphopt.targets.target import load_target
+
+    if backend is None:
+        raise click.UsageError(f"give a --backend: {', '.join(BUNDLED)}, or your own as MODULE:CLASS")
+    if not output.endswith(".toml"):
+        raise ConfigError("a target file ends in .toml", file=output)
+    made = Path(output)
+    for path in (made, made.with_name(estimator_name(made))):
+        refuse_existing(path, force=force)
+    base = target or _base(backend, config)
+    plan = c.Campaign(Choice(backend, config), load_target(base), **values)
+    check_installed()
+    kept = c.open_journal(Path(journal), plan)
+    reused = len(kept)
+    if reused and not as_json:
+        click.echo(f"{f.plural(reused, 'net')} of an earlier run {'is' if reused == 1 else 'are'} reused", err=True)
+    with progress_bar(visible=not as_json) as update:
+        outcome = c.run(kept, plan, update)
+    data = digest(list(kept))
+    write_target(source_path(base), outcome, kept.header, data, date.today(), made)
+    _tell(outcome, plan, made, kept.header.tool, data, reused, as_json=as_json)
+    return 0
+
+
+def _base(backend: str, config: str) -> str:
+    """The target whose analytic numbers serve a backend, where none is said."""
+    from graphopt.errors import ConfigError
+    from graphopt.targets.target import bundled_targets
+
+    name = "onnxruntime-cpu" if backend == "onnxruntime" else config
+    if name not in bundled_targets():
+        raise ConfigError(
+            "say with --target which target's analytic numbers and fusion table to take over; `graphopt targets list` "
+            "shows those that come with graphopt, and a path ending in .toml loads your own"
+        )
+    return name
+
+
+def _tell(outcome: Outcome, plan: Campaign, made: Path, tool: str, data: str, reused: int, *, as_json: bool) -> None:
+    """Print what was learned, how good it is, and whether more nets would help."""
+    from graphopt.cli.output import cell, print_json, show
+    from graphopt.measure.evaluation import kernel_score, net_score
+    from graphopt.measure.target_file import estimator_name
+    from graphopt.report import format as f
+    from graphopt.report.text import plain
+    from graphopt.report.values import clean
+
+    nets, kernels = net_score(outcome.validation), kernel_score(outcome.validation)
+    npz = made.with_name(estimator_name(made))
+    refused = [{"net": key, "place": refusal.place, "reason": refusal.reason} for key, refusal in outcome.refused]
+    if as_json:
+        print_json(
+            {"target_file": str(made), "estimator_file": str(npz), "tool": tool, "nets": len(outcome.training)}
+            | {"kernels": outcome.kernels, "refused": refused, "reused": reused}
+            | {"validation": {"nets": clean(nets), "kernels": clean(kernels)}}
+            | {"learning": clean({"half": outcome.half_error, "all": outcome.error, "twice": outcome.error_with_twice})}
+            | {"data_sha256": data}
+        )
+        return
+    made_of = _scores_table()
+    for name, score in (("whole nets", nets), ("kernels", kernels)):
+        made_of.add_row(name, *_score_cells(score))
+    reasons: dict[str, int] = {}
+    for one in refused:
+        reasons[one["reason"]] = reasons.get(one["reason"], 0) + 1
+    show(made_of)
+    show(f"measured by    {plain(tool)}")
+    show(f"learned from   {f.plural(len(outcome.training), 'net')}, {f.plural(outcome.kernels, 'kernel')}")
+    show(*(f"refused        {count} x {cell(reason)}" for reason, count in sorted(reasons.items())))
+    show(
+        f"more nets      error of whole nets {f.share(outcome.half_error)} with half of them, {f.share(outcome.error)} "
+        f"with all; about {f.share(outcome.error_with_twice)} with twice as many (--nets {2 * plan.nets})"
+    )
+    show(f"target         {plain(made)} (estimator in {plain(npz)})")
+
+
+def _scores_table(*first: str) -> Table:
+    from graphopt.cli.output import table
+
+    numbers = ("count", "MAPE", "within 5 %", "within 10 %", "Spearman")
+    return table(*(first or ("validation",)), *numbers, right=numbers)
+
+
+def _score_cells(score: Score) -> list[str]:
+    from graphopt.report import format as f
+
+    shares = [f.share(value) for value in (score.mape, score.within_5, score.within_10)]
+    return [str(score.count), *shares, f"{score.spearman:.3f}"]
