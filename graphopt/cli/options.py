@@ -113,6 +113,7 @@ target_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+answer_options = stacked(json_option, debug_option)
 force_option = click.option("-f", "--force", is_flag=True, help="Replace files that exist.")
 shape_option = click.option(
     "--input-shape", "input_shapes", type=InputShape(), multiple=True, metavar="NAME:DIMS",
@@ -176,17 +177,26 @@ def allow_option(default: str | None, what: str = "that may be made") -> Callabl
     )  # fmt: skip
 
 
+verify_option = click.option(
+    "--verify/--no-verify", default=True, help="Run both models against each other [default: verify]."
+)
+delivery_options = stacked(verify_option, report_option, answer_options)
+pack_option = click.option(
+    "--pack", "packs", multiple=True, metavar="P", help="Pack of rules [default: default]. Repeatable."
+)
+rule_dir_option = click.option(
+    "--rule-dir", "rule_dirs", multiple=True, type=click.Path(), metavar="DIR",
+    help="Folder with your own cards and packs. Repeatable.",
+)  # fmt: skip
+protect_option = click.option(
+    "--protect", multiple=True, metavar="GLOB", help="Ops or tensors that stay as they are. Repeatable."
+)
 rule_options = stacked(
-    click.option("--pack", "packs", multiple=True, metavar="P", help="Pack of rules [default: default]. Repeatable."),
+    pack_option,
     click.option("--rule", "rules", multiple=True, metavar="ID", help="Add a rule (or glob). Repeatable."),
     click.option("--no-rule", "no_rules", multiple=True, metavar="ID", help="Leave a rule out. Repeatable."),
-    click.option(
-        "--rule-dir", "rule_dirs", multiple=True, type=click.Path(), metavar="DIR",
-        help="Folder with your own cards and packs. Repeatable.",
-    ),
-    click.option(
-        "--protect", multiple=True, metavar="GLOB", help="Ops or tensors that stay as they are. Repeatable."
-    ),
+    rule_dir_option,
+    protect_option,
     click.option(
         "--depth-multiplier", "depth_multipliers", type=Multipliers(), metavar="M[,M...]",
         help="Scale the channels of the whole model. Of several, the largest that keeps the --max-... bounds is taken "
@@ -207,6 +217,17 @@ search_options = stacked(
         "--max-evaluations", type=click.IntRange(min=1), metavar="N", help="Stop the search after N priced candidates."
     ),
 )  # fmt: skip
+job_options = stacked(
+    target_option,
+    allow_option(None),
+    rule_options,
+    search_options,
+    drift_options,
+    seed_option,
+    shape_option,
+    data_options,
+)
+"""All that says how a model is optimised."""
 
 
 def make_options(values: Mapping[str, Any]) -> Options:

@@ -25,10 +25,7 @@ from graphopt.cli import options as o
 @click.option("-t", "--target", metavar="T", help="Estimate for this target instead of the plan's.")
 @o.seed_option
 @o.data_options
-@click.option("--verify/--no-verify", default=True, help="Run both models against each other [default: verify].")
-@o.report_option
-@o.json_option
-@o.debug_option
+@o.delivery_options
 def command(
     model: str, plan: str, output: str | None, force: bool, report: str | None, as_json: bool, **values: Any
 ) -> int:

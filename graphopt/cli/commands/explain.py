@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 @click.option("--rule", "only", metavar="ID", help="Only this rule, with every place.")
 @o.target_option
 @o.allow_option("retrain", "to consider")
-@click.option("--pack", "packs", multiple=True, metavar="P", help="Pack of rules [default: default]. Repeatable.")
-@click.option("--rule-dir", "rule_dirs", multiple=True, type=click.Path(), metavar="DIR", help="Your own cards.")
-@click.option("--protect", multiple=True, metavar="GLOB", help="Ops or tensors that stay as they are. Repeatable.")
+@o.pack_option
+@o.rule_dir_option
+@o.protect_option
 @o.shape_option
-@o.json_option
-@o.debug_option
+@o.answer_options
 def command(model: str, only: str | None, as_json: bool, **values: Any) -> int:
     """Show where each rule fires on MODEL, and where and why it does not.
 

@@ -29,18 +29,8 @@ from graphopt.cli import options as o
 @click.option("-o", "--output", type=click.Path(), metavar="OUT", help="[default: <model>.<target>.onnx, here]")
 @click.option("--plan-out", type=click.Path(), metavar="FILE", help="[default: <OUT without .onnx>.plan.toml]")
 @o.force_option
-@o.target_option
-@o.allow_option(None)
-@o.rule_options
-@o.search_options
-@o.drift_options
-@o.seed_option
-@o.shape_option
-@o.data_options
-@click.option("--verify/--no-verify", default=True, help="Run both models against each other [default: verify].")
-@o.report_option
-@o.json_option
-@o.debug_option
+@o.job_options
+@o.delivery_options
 def command(
     model: str,
     output: str | None,

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from graphopt.catalog.card import Card
     from graphopt.catalog.rules import Catalog
 
-rule_dir_option = click.option(
-    "--rule-dir", "rule_dirs", multiple=True, type=click.Path(), metavar="DIR",
-    help="Folder with your own cards and packs. Repeatable.",
-)  # fmt: skip
-
 
 @click.group("rules", epilog=o.notes(example="graphopt rules show fuse-inverted-bottleneck"))
 def command() -> None:
@@ -38,9 +33,8 @@ def _catalog(rule_dirs: tuple[str, ...]) -> Catalog:
         keys="rules: [{id, group, summary, safety, status, rewrite, file}], packs: [{id, summary, rules, file}]",
     ),
 )
-@rule_dir_option
-@o.json_option
-@o.debug_option
+@o.rule_dir_option
+@o.answer_options
 def list_(rule_dirs: tuple[str, ...], as_json: bool) -> int:
     """List all rules and packs."""
     from graphopt.cli.output import cell, print_json, show, table
@@ -74,9 +68,8 @@ def list_(rule_dirs: tuple[str, ...], as_json: bool) -> int:
     ),
 )
 @click.argument("rule", metavar="ID")
-@rule_dir_option
-@o.json_option
-@o.debug_option
+@o.rule_dir_option
+@o.answer_options
 def show_(rule: str, rule_dirs: tuple[str, ...], as_json: bool) -> int:
     """Show one rule's card: what it does, why, where it does not pay, its parameters."""
     from graphopt.cli.output import print_json, show
@@ -106,8 +99,7 @@ def show_(rule: str, rule_dirs: tuple[str, ...], as_json: bool) -> int:
     ),
 )
 @click.argument("folders", nargs=-1, type=click.Path(), metavar="[DIR]...")
-@o.json_option
-@o.debug_option
+@o.answer_options
 def check(folders: tuple[str, ...], as_json: bool) -> int:
     """Check cards, packs and the cards' examples: those of graphopt and of each DIR."""
     from graphopt.catalog.examples import check_cards

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 @o.allow_option("exact")
 @o.rule_options
 @o.shape_option
-@o.json_option
-@o.debug_option
+@o.answer_options
 def command(model: str, output: str | None, force: bool, as_json: bool, **values: Any) -> int:
     """List every site and width of MODEL where a rule has something to offer.
 

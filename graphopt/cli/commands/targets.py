@@ -25,8 +25,7 @@ def command() -> None:
         keys="targets: [{name, summary, precision, parallelism, ...}], the keys of a target file",
     ),
 )
-@o.json_option
-@o.debug_option
+@o.answer_options
 def list_(as_json: bool) -> int:
     """List the bundled targets."""
     from graphopt.cli.output import cell, print_json, show, table
@@ -51,8 +50,7 @@ def list_(as_json: bool) -> int:
     ),
 )
 @click.argument("target", metavar="NAME|FILE")
-@o.json_option
-@o.debug_option
+@o.answer_options
 def show_(target: str, as_json: bool) -> int:
     """Show every number of a target, with its source."""
     from graphopt.cli.output import cell, print_json, show, table

@@ -27,8 +27,7 @@ from graphopt.cli.app import EXIT_NO
 @click.option("--samples", type=click.IntRange(min=2), help="Runs of each model [default: 6, or 2 over 8 MB].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of made-up inputs.")
 @o.shape_option
-@o.json_option
-@o.debug_option
+@o.answer_options
 def command(original: str, rewritten: str, as_json: bool, **values: Any) -> int:
     """Compare the outputs of A (the reference) and B in onnxruntime.
 

@@ -33,17 +33,9 @@ if TYPE_CHECKING:
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, show_default=True, metavar="SECONDS",
     help="Wall-clock limit for each model.",
 )  # fmt: skip
-@o.target_option
-@o.allow_option(None)
-@o.rule_options
-@o.search_options
-@o.drift_options
-@o.seed_option
-@o.shape_option
-@o.data_options
-@click.option("--verify/--no-verify", default=True, help="Run both models against each other [default: verify].")
-@o.json_option
-@o.debug_option
+@o.job_options
+@o.verify_option
+@o.answer_options
 def command(folder: str, output: str, jobs: int, force: bool, timeout: float, as_json: bool, **values: Any) -> int:
     """Optimise every *.onnx below DIR into the same layout below OUTDIR, each model in a process of its own.
 
