@@ -1,7 +1,7 @@
 """Run a graph, or a slice of it, in PyTorch, so that its weights can follow a gradient.
 
-Parameters are weights and biases of linear ops, scale and shift of batch normalisation, and constant operands of Mul and
-Add with more than one element; all other constants stay. What several ops share is one parameter.
+Parameters are weights and biases of linear ops, scale and shift of batch normalisation, and constant operands of Mul
+and Add with more than one element; all other constants stay. What several ops share is one parameter.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Runner:
     Attributes:
         inputs: as above.
         outputs: as above.
+        ops: the ops between them, in order.
         training: whether batch normalisation uses the statistics of the batch and learns them (`train`, `eval`).
 
     Raises:
@@ -74,15 +75,15 @@ class Runner:
         self.outputs = tuple(graph.outputs if outputs is None else outputs)
         self.training = False
         self._graph = graph
-        self._opset = _opset(graph)
-        self._ops = _slice(graph, self.inputs, self.outputs)
-        self._constants = {name: _tensor(graph, name) for name in _constants(graph, self._ops, self.outputs)}
+        self.opset = _opset(graph)
+        self.ops = _slice(graph, self.inputs, self.outputs)
+        self._constants = {name: _tensor(graph, name) for name in _constants(graph, self.ops, self.outputs)}
         self._parameters: dict[str, Tensor] = {}
         self._statistics: list[str] = []
-        for op in self._ops:
+        for op in self.ops:
             if trainable is None or op.key in trainable:
                 self._claim(op)
-        self._last = {name: op.key for op in self._ops for name in op.inputs}
+        self._last = {name: op.key for op in self.ops for name in op.inputs}
 
     def _claim(self, op: Op) -> None:
         """Make parameters of the op's weights."""
@@ -98,9 +99,9 @@ class Runner:
     def __call__(self, feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs by name, for ``feed`` with (at least) the inputs that they need."""
         values: dict[str, Tensor] = {**self._constants, **{name: feed[name] for name in self.inputs if name in feed}}
-        for op in self._ops:
+        for op in self.ops:
             operands = tuple(values[name] if name else None for name in op.inputs)
-            result: Any = OPS[op.op_type](Call(op, operands, self._opset, self.training))
+            result: Any = OPS[op.op_type](Call(op, operands, self.opset, self.training))
             parts = result if isinstance(result, tuple) else (result,)
             values.update((name, part) for name, part in zip(op.outputs, parts, strict=False) if name)
             for name in op.inputs:  # what nothing reads any more need not stay in memory
@@ -137,7 +138,7 @@ class Runner:
         changed = {name: value for name, value in found.items() if not np.array_equal(value, weights[name].array())}
         names: dict[str, str] = {}
         patches = []
-        for op in self._ops:
+        for op in self.ops:
             made = []
             for slot, name in enumerate(op.inputs):
                 if name in changed and name not in names:
