@@ -30,6 +30,7 @@ from graphopt.onnx_io.save import save
 Unit = Literal["us", "ms", "s"]
 
 _PLACE: Final = "{model}"
+_FUNCTION: Final = re.compile(r"[\w.]+:\w+")
 _IN_US: Final = {"us": 1.0, "ms": 1e3, "s": 1e6}
 _ANSWER: Final = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|[-+]?inf)\s*(us|ms|s)?", re.IGNORECASE)
 
@@ -55,6 +56,8 @@ class Totals:
             raise ConfigError(f"unit {unit!r}; must be one of {', '.join(get_args(Unit))}")
         if repeats < 1 or not timeout_s > 0:
             raise ConfigError(f"repeats must be 1 or more and the time limit positive, not {repeats} and {timeout_s}")
+        if _PLACE not in how and not _FUNCTION.fullmatch(how):
+            raise ConfigError(f"{how!r}: give a command that holds {_PLACE}, or MODULE:FUNCTION")
         self.how = how
         self.unit = unit
         self.timeout_s = timeout_s

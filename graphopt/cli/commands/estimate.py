@@ -1,4 +1,4 @@
-"""`graphopt estimate`: what one run costs on a target."""
+"""`graphopt estimate`: what one run costs on a target, and, if asked for, what it costs really."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphopt.cli import options as o
+from graphopt.cli.app import EXIT_NO
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.table import Table
 
     from graphopt.cost.estimate import Estimate
+    from graphopt.measure.backend import Measurement
+    from graphopt.measure.beside import Beside
+    from graphopt.measure.join import Group
+    from graphopt.prepare import Subject
 
 
 @click.command(
@@ -21,45 +28,160 @@ if TYPE_CHECKING:
         keys=(
             'model, kind ("estimate"), target, latency_us, peak_activation_bytes, parameters, parameter_bytes, '
             "macs, dram_bytes, and with --per-kernel kernels: [{key, category, op_types, inputs, outputs, "
-            "latency_us, macs, parameter_bytes, dram_bytes, bound}]"
+            "latency_us, macs, parameter_bytes, dram_bytes, bound}]; with --measure also measurement: {kind "
+            '("measurement"), backend, tool, reason, latency_us, spread, energy_uj, estimate_error, kernels: [{keys, '
+            "latency_us, estimate_us}]}"
         ),
     ),
 )
 @o.model_argument
 @o.target_option
 @click.option("--per-kernel", is_flag=True, help="One row for each kernel, with what bounds it.")
+@click.option("--measure", is_flag=True, help="Measure the model, too, and show the measurement beside the estimate.")
+@click.option(
+    "-b",
+    "--backend",
+    metavar="NAME",
+    help="What measures: onnxruntime, vela, totals, or your own as MODULE:CLASS [default: what measured the target].",
+)
+@click.option(
+    "-c",
+    "--config",
+    default="",
+    metavar="TEXT",
+    help="Device of the backend: an accelerator (ethos-u55-256), an execution provider, a command with {model}.",
+)
 @o.shape_option
 @o.json_option
 @o.debug_option
-def command(model: str, target: str | None, per_kernel: bool, as_json: bool, **values: Any) -> int:
-    """Estimate latency, memory and DRAM traffic of MODEL on a target. Nothing is measured."""
+def command(
+    model: str,
+    target: str | None,
+    per_kernel: bool,
+    measure: bool,
+    backend: str | None,
+    config: str,
+    as_json: bool,
+    **values: Any,
+) -> int:
+    """Estimate latency, memory and DRAM traffic of MODEL on a target. Nothing is measured, unless --measure asks."""
     from graphopt.cli.output import print_json, show
     from graphopt.cli.summary import estimates
-    from graphopt.pipeline import estimate
+    from graphopt.prepare import open_subject
     from graphopt.report.values import estimate_values
     from graphopt.results import DEFAULT_TARGET
 
-    found = estimate(model, target or DEFAULT_TARGET, input_shapes=dict(values["input_shapes"]))
+    if not measure and (backend is not None or config):
+        raise click.UsageError("--backend and --config say what measures: add --measure")
+    shapes: Mapping[str, tuple[int, ...]] = dict(values["input_shapes"])
+    subject = open_subject(model, target or DEFAULT_TARGET, input_shapes=shapes)
+    found = subject.before
+    beside = None
+    if measure:
+        from graphopt.measure.beside import choose, measure_file
+
+        beside = measure_file(subject.path, choose(subject.target, backend, config), shapes)
+    groups = _groups(subject, beside)
     if as_json:
-        print_json({"model": model} | estimate_values(found, kernels=per_kernel))
-        return 0
-    if per_kernel:
-        show(_kernels(found))
-    show(estimates(found))
-    return 0
+        answer = {"model": model} | estimate_values(found, kernels=per_kernel)
+        if beside is not None:
+            answer["measurement"] = _values(found, beside, groups if per_kernel else ())
+        print_json(answer)
+    else:
+        if per_kernel:
+            show(_kernels(found, groups))
+        show(estimates(found))
+        if beside is not None:
+            show(*_lines(found, beside))
+    return EXIT_NO if beside is not None and _measurement(beside) is None else 0
 
 
-def _kernels(found: Estimate) -> Table:
+def _measurement(beside: Beside) -> Measurement | None:
+    from graphopt.measure.backend import Measurement
+
+    return beside.answer if isinstance(beside.answer, Measurement) else None
+
+
+def _groups(subject: Subject, beside: Beside | None) -> Sequence[Group]:
+    """Measured kernels; none where the backend tells the total only."""
+    from graphopt.measure.join import join
+
+    answer = _measurement(beside) if beside is not None else None
+    return join(subject.graph, subject.kernels, answer.rows) if answer is not None and answer.rows else ()
+
+
+def _values(found: Estimate, beside: Beside, groups: Sequence[Group]) -> dict[str, Any]:
+    from graphopt.report.values import clean
+
+    answer = _measurement(beside)
+    values: dict[str, Any] = {"kind": "measurement", "backend": beside.backend, "tool": beside.tool}
+    values["reason"] = _reason(beside)
+    if answer is None:
+        return values
+    numbers = {
+        "latency_us": answer.total_us,
+        "spread": answer.spread,
+        "energy_uj": answer.energy_uj,
+        "estimate_error": found.latency_us / answer.total_us - 1,
+    }
+    kernels = [
+        {
+            "keys": [found.kernels[number].key for number in group.kernels],
+            "latency_us": group.latency_us,
+            "estimate_us": sum(found.kernels[number].latency_us for number in group.kernels),
+        }
+        for group in groups
+    ]
+    values |= clean(numbers)
+    if kernels:
+        values["kernels"] = clean(kernels)
+    return values
+
+
+def _reason(beside: Beside) -> str:
+    """Why there is no measurement, ``""`` when there is one."""
+    from graphopt.measure.backend import Refusal
+
+    refusal = beside.answer
+    if not isinstance(refusal, Refusal):
+        return ""
+    return f"{refusal.place}: {refusal.reason}" if refusal.place else refusal.reason
+
+
+def _lines(found: Estimate, beside: Beside) -> Sequence[Table | str]:
+    """The measurement beside the estimate, and what measured it."""
     from graphopt.cli.output import cell, table
     from graphopt.report import format as f
 
-    numbers = ("latency", "share", "MACs", "weights", "DRAM")
+    answer = _measurement(beside)
+    if answer is None:
+        return (f"not measured by {cell(beside.backend)}: {cell(_reason(beside))}",)
+    right = ("estimate", "measurement", "estimate is off by")
+    made = table("whole model", *right, right=right)
+    made.add_row(
+        "latency", f.latency(found.latency_us), f.latency(answer.total_us), f.change(answer.total_us, found.latency_us)
+    )
+    spread = f", repeats within {answer.spread:.1%}" if answer.spread else ""
+    return made, f"measured by {cell(beside.tool)}{spread}"
+
+
+def _kernels(found: Estimate, groups: Sequence[Group]) -> Table:
+    from graphopt.cli.output import cell, table
+    from graphopt.report import format as f
+
+    measured = {}
+    for group in groups:
+        first, *rest = group.kernels
+        measured[first] = f.latency(group.latency_us) + (f" for {1 + len(rest)}" if rest else "")
+        measured |= dict.fromkeys(rest, "with another")
+    latency = ("estimate", "measurement") if groups else ("latency",)
+    numbers = (*latency, "share", "MACs", "weights", "DRAM")
     made = table("kernel", "ops", "output", *numbers, "bound by", right=numbers)
-    for kernel in found.kernels:
+    for number, kernel in enumerate(found.kernels):
         share = kernel.latency_us / found.latency_us if found.latency_us else 0.0
         made.add_row(
             cell(kernel.key), cell("+".join(kernel.op_types)), f.shape(kernel.outputs[-1]) if kernel.outputs else "-",
-            f.latency(kernel.latency_us), f"{share:.1%}", f.number(kernel.macs), f.size(kernel.parameter_bytes),
-            f.size(kernel.dram_bytes), kernel.bound,
+            f.latency(kernel.latency_us), *([measured.get(number, "-")] if groups else []), f"{share:.1%}",
+            f.number(kernel.macs), f.size(kernel.parameter_bytes), f.size(kernel.dram_bytes), kernel.bound,
         )  # fmt: skip
     return made
