@@ -164,15 +164,15 @@ def run(journal: Journal, campaign: Campaign, progress: Progress | None = None) 
             progress(campaign.nets, campaign.nets, what)
 
     for share in _ROUNDS if campaign.adaptive else _ROUNDS[-1:]:
-        keys = _training_keys(journal, campaign)
-        wanted = max(round(campaign.nets * share) - len(keys), 0)
+        known = training_entries(journal, campaign.family)
+        wanted = max(round(campaign.nets * share) - len(known), 0)
         if wanted:
             say("looking for nets on which the estimator is unsure")
-            keys += _chosen(journal, keys, wanted, campaign)
+            keys = [*(entry.key for entry in known), *_chosen(known, wanted, campaign)]
             collect(journal, keys, campaign, progress=progress)
     say("validation")
     held_out = measured_nets(collect(journal, campaign.validation_keys, campaign), campaign.target)
-    entries = _entries(journal, _training_keys(journal, campaign))
+    entries = training_entries(journal, campaign.family)[: campaign.nets]
     say("fitting")
     training = measured_nets(entries, campaign.target)
     half = learn(training[::2], campaign.target)
@@ -214,31 +214,26 @@ def estimator_of(learned: Learned, target: Target) -> Estimator:
     return estimate
 
 
-def _training_keys(journal: Journal, campaign: Campaign) -> list[str]:
-    """The training nets that the journal holds, by seed; never more than were asked for."""
-    first, end = campaign.seed, VALIDATION + campaign.seed
-    found = [seed for entry in journal if (seed := _seed(entry.key, campaign.family)) is not None]
-    return [random_key(campaign.family, seed) for seed in sorted(found) if first <= seed < end][: campaign.nets]
+def training_entries(journal: Journal, family: str) -> list[Entry]:
+    """The training nets that a journal holds, by seed."""
+    first = journal.header.seed
+    found = {_seed(entry.key): entry for entry in journal if entry.key.startswith(f"{family}:")}
+    return [found[seed] for seed in sorted(found) if first <= seed < first + VALIDATION]
 
 
-def _seed(key: str, family: str) -> int | None:
-    kind, _, number = key.partition(":")
-    return int(number) if kind == family else None
+def _seed(key: str) -> int:
+    return int(key.partition(":")[2])
 
 
-def _entries(journal: Journal, keys: Sequence[str]) -> list[Entry]:
-    return [entry for key in keys if (entry := journal.get(key)) is not None]
-
-
-def _chosen(journal: Journal, known: Sequence[str], wanted: int, campaign: Campaign) -> list[str]:
+def _chosen(known: Sequence[Entry], wanted: int, campaign: Campaign) -> list[str]:
     """The next nets to measure: in order at first; then half of them where the estimator is least sure.
 
     Nets that were passed over are not looked at again: seeds go on behind the largest one.
     """
-    last = max((int(key.partition(":")[2]) for key in known), default=campaign.seed - 1)
+    last = max((_seed(entry.key) for entry in known), default=campaign.seed - 1)
     if not known or not campaign.adaptive:
         return [random_key(campaign.family, last + 1 + i) for i in range(wanted)]
-    learned = learn(measured_nets(_entries(journal, known), campaign.target), campaign.target)
+    learned = learn(measured_nets(known, campaign.target), campaign.target)
     candidates = [random_key(campaign.family, last + 1 + i) for i in range(wanted * _CANDIDATES)]
     plain, rest = candidates[: wanted - wanted // 2], candidates[wanted - wanted // 2 :]
     doubt = {key: _doubt(make_graph(key), learned, campaign.target) for key in rest}

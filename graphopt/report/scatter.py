@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from graphopt.measure.evaluation import Score
+import numpy as np
+
+from graphopt.measure.evaluation import score as score_of
+from graphopt.measure.examine import Dot
 from graphopt.report import format as f
 from graphopt.report.charts import WIDTH, open_svg, safe
 from graphopt.report.picture import MARGIN, placed, whole_file
@@ -20,25 +22,15 @@ _SIDE = 560
 _LEFT, _BOTTOM, _TOP, _RIGHT = 76, 46, 12, 16
 
 
-@dataclass(frozen=True, slots=True)
-class Dot:
-    """One net: measured and estimated microseconds, its name, and whether it is ``random`` or ``named``."""
-
-    measured_us: float
-    estimated_us: float
-    name: str
-    kind: str
-
-
-def svg_scatter(target: str, tool: str, dots: Sequence[Dot], score: Score) -> str:
+def svg_scatter(target: str, tool: str, dots: Sequence[Dot]) -> str:
     """Return estimates against measurements as a whole SVG file.
 
     Args:
         target: name of the target.
         tool: what measured.
         dots: at least one net.
-        score: of these nets, for the headline.
     """
+    score = score_of(np.array([(dot.measured_us, dot.estimated_us) for dot in dots]))
     lead = (
         f"Estimated against measured latency of {f.plural(score.count, 'net')}: "
         f"{f.share(score.within_10)} within 10 %, MAPE {f.share(score.mape)}"

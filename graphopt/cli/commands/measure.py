@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from graphopt.measure.campaign import Campaign, Outcome
     from graphopt.measure.evaluation import Score
+    from graphopt.measure.examine import Examined
+
+_SHOWN = 8
+"""Nets that were missed by most and are shown."""
 
 backend_option = click.option(
     "-b", "--backend", metavar="NAME",
@@ -116,6 +120,84 @@ def run(
     return 0
 
 
+@command.command(
+    "evaluate",
+    epilog=o.notes(
+        example="graphopt measure evaluate my-u55.toml --journal measured/ --scatter plot.svg",
+        codes="0 done; 2 bad input",
+        keys="target, tool, scores: [{estimator, nets, of, count, mape, within_5, within_10, spearman}], nets: [{net, "
+        "kind, measured_us, estimated_us, spread}], refused: [{net, place, reason}], noise, left_out, scatter",
+    ),
+)
+@click.argument("target", metavar="TARGET")
+@click.argument("models", nargs=-1, type=click.Path(), metavar="[MODEL]...")
+@journal_option
+@backend_option
+@click.option(
+    "-n", "--nets", type=click.IntRange(min=0), default=200, show_default=True,
+    help="Random nets that nothing was fitted to or chosen on.",
+)  # fmt: skip
+@click.option("--family", default="mixed", show_default=True, metavar="NAME", help="Of random nets: mixed, mobilenet.")
+@click.option("--named/--no-named", default=True, help="Well-known nets, too [default: named].")
+@click.option(
+    "--baselines/--no-baselines", default=True,
+    help="Beside it: MACs alone, the analytic roofline, a random forest on plain dimensions [default: baselines].",
+)  # fmt: skip
+@click.option(
+    "--max-spread", type=o.PositiveNumber(), metavar="S",
+    help="Leave out nets whose own repeats differ by more than this share (0.05).",
+)  # fmt: skip
+@click.option("--scatter", type=click.Path(), metavar="FILE.svg", help="Draw estimated against measured.")
+@jobs_option
+@o.shape_option
+@o.force_option
+@o.json_option
+@o.debug_option
+def evaluate(target: str, scatter: str | None, force: bool, as_json: bool, **values: Any) -> int:
+    """Compare the estimates of TARGET with measurements: random nets it has not seen, well-known nets, and MODELs.
+
+    The journal's backend measures what the journal does not hold yet.
+    """
+    from graphopt.cli.output import print_json, refuse_existing, show
+    from graphopt.cli.progress import progress_bar
+    from graphopt.errors import ConfigError
+    from graphopt.measure.examine import Examination, examine
+    from graphopt.measure.spec import NetFile
+    from graphopt.outputs import write_text
+    from graphopt.report.scatter import svg_scatter
+    from graphopt.report.text import plain
+    from graphopt.targets.target import load_target
+
+    if scatter is not None:
+        if Path(scatter).suffix != ".svg":
+            raise ConfigError("a picture ends in .svg", file=scatter)
+        refuse_existing(Path(scatter), force=force)
+    shapes = tuple(values["input_shapes"])
+    plan = Examination(
+        target=load_target(target),
+        journal=Path(values["journal"]),
+        backend=values["backend"],
+        nets=values["nets"],
+        family=values["family"],
+        named=values["named"],
+        files=tuple(NetFile(Path(model), shapes) for model in values["models"]),
+        baselines=values["baselines"],
+        max_spread=values["max_spread"],
+        jobs=values["jobs"],
+    )
+    with progress_bar(visible=not as_json) as update:
+        found = examine(plan, update)
+    if scatter is not None:
+        write_text(Path(scatter), svg_scatter(plan.target.name, found.tool, found.dots))
+    if as_json:
+        print_json(_examined(found) | {"target": plan.target.name, "scatter": scatter})
+        return 0
+    show(*_verdict(found))
+    if scatter is not None:
+        show(f"picture        {plain(scatter)}")
+    return 0
+
+
 def _base(backend: str, config: str) -> str:
     """The target whose analytic numbers serve a backend, where none is said."""
     from graphopt.errors import ConfigError
@@ -180,3 +262,44 @@ def _score_cells(score: Score) -> list[str]:
 
     shares = [f.share(value) for value in (score.mape, score.within_5, score.within_10)]
     return [str(score.count), *shares, f"{score.spearman:.3f}"]
+
+
+def _examined(found: Examined) -> dict[str, Any]:
+    from graphopt.report.values import clean
+
+    return {
+        "tool": found.tool,
+        "scores": [
+            {"estimator": line.estimator, "nets": line.nets, "of": line.of} | clean(line.score) for line in found.lines
+        ],
+        "nets": [
+            {"net": dot.name, "kind": dot.kind, "measured_us": dot.measured_us, "estimated_us": dot.estimated_us}
+            | {"spread": clean(dot.spread)}
+            for dot in found.dots
+        ],
+        "refused": [{"net": key, "place": one.place, "reason": one.reason} for key, one in found.refused],
+        "noise": clean(found.noise),
+        "left_out": found.left_out,
+    }
+
+
+def _verdict(found: Examined) -> list[Table | str]:
+    """The scores, the nets that were missed by most, and what was not compared."""
+    from graphopt.cli.output import cell, table
+    from graphopt.report import format as f
+    from graphopt.report.text import plain
+
+    scores = _scores_table("estimator", "nets", "of")
+    for line in found.lines:
+        scores.add_row(line.estimator, line.nets, line.of, *_score_cells(line.score))
+    numbers = ("measured", "estimated", "off by")
+    worst = table("farthest off", *numbers, right=numbers)
+    for dot in sorted(found.dots, key=lambda dot: -abs(dot.estimated_us / dot.measured_us - 1))[:_SHOWN]:
+        pair = dot.measured_us, dot.estimated_us
+        worst.add_row(cell(dot.name), *map(f.latency, pair), f.change(*pair))
+    said: list[Table | str] = [scores, worst, f"measured by    {plain(found.tool)}"]
+    said.append(f"noise          repeats of one net differ by {f.share(found.noise)} (median)")
+    if found.left_out:
+        said.append(f"left out       {f.plural(found.left_out, 'net')} that did not repeat")
+    said += [f"refused        {cell(key)}: {cell(one.reason)}" for key, one in found.refused]
+    return said
