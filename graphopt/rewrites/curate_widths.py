@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graphopt.ir.channels import ChannelGroup
-from graphopt.rewrites.rewrite import Refusal, WidthOffer
+from graphopt.rewrites.rewrite import Refusal, WidthOffer, check_multiple, why_not_cut
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class CurateParams:
     enabled: bool = False
 
     def __post_init__(self) -> None:
-        if self.multiple < 1:
-            raise ValueError(f"multiple must be at least 1, not {self.multiple}")
+        check_multiple(self.multiple)
         if not 0.0 < self.smallest <= 1.0 <= self.largest <= 16.0:
             raise ValueError("smallest must lie above 0 and up to 1, largest from 1 to 16")
 
@@ -47,7 +46,7 @@ class CurateWidths:
         """Offer the multiples within the range that the group can take."""
         if not params.enabled:
             return Refusal(group.id, "needs a drift budget: --max-drift with --calibration")
-        fixed_below = "the first convolution is never cut" if group.is_stem else group.frozen
+        fixed_below = why_not_cut(group)
         steps = range(params.multiple, int(params.largest * group.size) + 1, params.multiple)
         offered = tuple(
             width

@@ -133,3 +133,14 @@ class WidthRewrite(Protocol):
 
 
 Rewrite = SiteRewrite | WidthRewrite
+
+
+def check_multiple(multiple: int) -> None:
+    """Raise ``ValueError`` when ``multiple`` is no number of channels that widths can be multiples of."""
+    if multiple < 1:
+        raise ValueError(f"multiple must be at least 1, not {multiple}")
+
+
+def why_not_cut(group: ChannelGroup) -> str:
+    """Why no channel of the group may be removed, ``""`` when some may."""
+    return "the first convolution is never cut" if group.is_stem else group.frozen

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from graphopt.ir.channels import ChannelGroup
-from graphopt.rewrites.rewrite import Refusal, WidthOffer
+from graphopt.rewrites.rewrite import Refusal, WidthOffer, check_multiple, why_not_cut
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class RoundParams:
     direction: Literal["up", "down"] = "up"
 
     def __post_init__(self) -> None:
-        if self.multiple < 1:
-            raise ValueError(f"multiple must be at least 1, not {self.multiple}")
+        check_multiple(self.multiple)
 
 
 class RoundChannels:
@@ -38,7 +37,7 @@ class RoundChannels:
 
     def offer(self, group: ChannelGroup, params: RoundParams) -> WidthOffer | Refusal:
         """Offer the neighbouring multiple in the asked direction."""
-        fixed = group.unpaddable if params.direction == "up" else group.frozen
+        fixed = group.unpaddable if params.direction == "up" else why_not_cut(group)
         if fixed:
             return Refusal(group.id, fixed)
         beyond = group.size % params.multiple
@@ -46,8 +45,6 @@ class RoundChannels:
             return Refusal(group.id, f"{group.size} channels are a multiple of {params.multiple} already")
         if params.direction == "up":
             return WidthOffer((group.size - beyond + params.multiple,))
-        if group.is_stem:
-            return Refusal(group.id, "the first convolution is never cut")
         if group.size < params.multiple:
             return Refusal(group.id, f"{group.size} channels are less than one multiple of {params.multiple}")
         return WidthOffer((group.size - beyond,))

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from graphopt.ir.channels import ChannelGroup
-from graphopt.rewrites.rewrite import Refusal, WidthOffer
+from graphopt.rewrites.rewrite import Refusal, WidthOffer, check_multiple, why_not_cut
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,7 @@ class ScaleParams:
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.multiple < 1:
-            raise ValueError(f"multiple must be at least 1, not {self.multiple}")
+        check_multiple(self.multiple)
         for multiplier in self.multipliers:
             if not 0.0 < multiplier <= 16.0:
                 raise ValueError(f"multipliers must lie above 0 and up to 16, not {multiplier}")
@@ -59,7 +58,7 @@ class ScaleDepth:
         for multiplier in params.multipliers:
             width = scaled_width(group.size, multiplier, params.multiple)
             if multiplier < 1:
-                fixed = "the first convolution is never cut" if group.is_stem else group.frozen
+                fixed = why_not_cut(group)
                 leads = width < group.size
             else:
                 fixed, leads = group.unpaddable, width > group.size
