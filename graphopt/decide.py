@@ -10,7 +10,7 @@ import numpy as np
 
 from graphopt.apply import SiteAction, WidthAction
 from graphopt.catalog.rules import Rule
-from graphopt.catalog.values import Table, bind_params, read_params
+from graphopt.catalog.values import bind_params, read_params
 from graphopt.errors import ConfigError, PlanError, did_you_mean
 from graphopt.ir.channels import ChannelGroup
 from graphopt.ir.op import SAFETY_LEVELS, Importance, Safety
@@ -21,6 +21,7 @@ from graphopt.rewrites import REWRITES
 from graphopt.space.site import Width, WidthOption, worst
 from graphopt.space.space import Space
 from graphopt.space.table import LATENCY, Candidates, CostTable
+from graphopt.strict import Table
 from graphopt.targets.target import Target
 
 BY_HAND = "by-hand"

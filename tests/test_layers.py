@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "graphopt"
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "outputs", "resources", "version"}),
+    frozenset({"strict"}),
     frozenset({"ir"}),
     frozenset({"onnx_io"}),
     frozenset({"targets"}),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from graphopt.catalog.values import Table, read_params, read_table
+from graphopt.catalog.values import read_params
 from graphopt.errors import ConfigError, did_you_mean
 from graphopt.ir.op import SAFETY_LEVELS, Safety
 from graphopt.rewrites import REWRITES
 from graphopt.rewrites.rewrite import Rewrite
+from graphopt.strict import Table, read_table
 
 Status = Literal["preview", "stable", "deprecated"]
 STATUSES: tuple[Status, ...] = ("preview", "stable", "deprecated")

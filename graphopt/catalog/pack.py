@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.catalog.card import PACKS, Card
-from graphopt.catalog.values import read_params, read_table
+from graphopt.catalog.values import read_params
 from graphopt.errors import ConfigError, did_you_mean
+from graphopt.strict import read_table
 
 _WILD = frozenset("*?[")
 

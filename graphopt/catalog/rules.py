@@ -9,11 +9,12 @@ from typing import Any
 
 from graphopt.catalog.card import Card, load_cards
 from graphopt.catalog.pack import Pack, load_packs, select_rules, unknown_rule
-from graphopt.catalog.values import Property, Table, bind_params, read_params
+from graphopt.catalog.values import Property, bind_params, read_params
 from graphopt.errors import ConfigError, did_you_mean
 from graphopt.ir.op import Safety
 from graphopt.resources import rules_dir
 from graphopt.rewrites.rewrite import Rewrite
+from graphopt.strict import Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ import pytest
 
 from graphopt.catalog.card import load_cards, read_card
 from graphopt.catalog.rules import bind
-from graphopt.catalog.values import MAX_FILE_BYTES, TargetRef
+from graphopt.catalog.values import TargetRef
 from graphopt.errors import ConfigError
 from graphopt.rewrites.round_channels import RoundParams
 from graphopt.rewrites.scale_depth import ScaleParams
+from graphopt.strict import MAX_FILE_BYTES
 from tests.catalog.cards import CARD, DENSE, write
 
 
