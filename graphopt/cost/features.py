@@ -2,7 +2,7 @@
 
 Three steps. *Columns* are the plain dimensions of each workload, one row for each entry of its arrays. *Terms* are what
 a roofline adds up: MACs padded to tiles, bytes, tiles. *Features* are what trees split on: sizes in logarithms, and how
-much of a tile is padding, since latency is a stair in channels.
+much of a tile is padding, since latency is a stair in channels, and what the roofline is made of.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ TERMS: Final = ("padded operations", "input bytes", "second bytes", "output byte
 TILES: Final = (4, 8, 16, 32, 64)
 """Tile sizes whose padding is a feature."""
 
+LEAST_US: Final = 1e-9
+"""A roofline in microseconds is no smaller: it has a logarithm."""
+
 _LOGS: Final = (
     "pixels", "groups", "channels_in", "channels_out", "output_height", "output_width", "input_bytes", "second_bytes",
     "output_bytes", "weight_bytes", "operations",
@@ -52,6 +55,9 @@ FEATURES: Final = (
     *(f"{name} padded to {tile}" for name in _PADDED for tile in TILES),
 )
 """Names of the features, in order; ``rows`` are input channels times kernel positions."""
+
+INPUTS: Final = (*FEATURES, *(f"share of {name}" for name in TERMS), "log roofline")
+"""What trees split on: the features, and what the roofline is made of."""
 
 SIZES: Final = len(_LOGS)
 """How many of the features, from the first, are sizes: a kernel beyond the measured ones extrapolates."""
@@ -138,14 +144,14 @@ def terms(columns: Real, tile_in: int, tile_out: int) -> Real:
     # one channel in a group (depthwise): the groups lie side by side in the output's tiles
     side_by_side = ins == 1
     wide = np.where(side_by_side, outs * groups, outs)
-    tiles = np.ceil(wide / tile_out) * np.where(side_by_side, 1.0, groups) * pixels
+    passes = np.ceil(wide / tile_out) * np.where(side_by_side, 1.0, groups) * pixels
     padding = np.ceil(wide / tile_out) * tile_out / np.maximum(wide, 1.0)
     padding *= np.where(side_by_side, 1.0, np.ceil(ins / tile_in) * tile_in / np.maximum(ins, 1.0))
     return np.stack(
         [
             operations * np.where(padding > 0, padding, 1.0),
             *(columns[:, _AT[name]] for name in ("input_bytes", "second_bytes", "output_bytes", "weight_bytes")),
-            tiles,
+            passes,
             np.ones(len(columns)),
         ],
         axis=1,
@@ -153,32 +159,45 @@ def terms(columns: Real, tile_in: int, tile_out: int) -> Real:
 
 
 def features(columns: Real, target: Target) -> Single:
-    """Return what the trees split on, shape (rows, len(FEATURES))."""
-
-    def column(name: str) -> Real:
-        return columns[:, _AT[name]]
-
-    taps = column("kernel_height") * column("kernel_width")
-    traffic = column("input_bytes") + column("second_bytes") + column("output_bytes")
+    """Return the features, shape (rows, len(FEATURES))."""
+    column = dict(zip(COLUMNS, columns.T, strict=True))
+    traffic = column["input_bytes"] + column["second_bytes"] + column["output_bytes"]
     ratios = (
-        column("operations") / np.maximum(traffic, 1.0),
-        column("operations") / np.maximum(column("weight_bytes"), 1.0),
+        column["operations"] / np.maximum(traffic, 1.0),
+        column["operations"] / np.maximum(column["weight_bytes"], 1.0),
         traffic / target.on_chip_bytes,
     )
     sizes = {
-        "channels_out": column("channels_out") * column("groups"),
-        "channels_in": column("channels_in"),
-        "rows": column("channels_in") * taps,
-        "output_height": column("output_height"),
-        "output_width": column("output_width"),
+        **column,
+        "channels_out": column["channels_out"] * column["groups"],
+        "rows": column["channels_in"] * column["kernel_height"] * column["kernel_width"],
     }
     out = np.empty((len(columns), len(FEATURES)), np.float32)
-    parts = [
-        *(np.log1p(column(name)) for name in _LOGS),
-        *(column(name) for name in _PLAIN),
+    values = [
+        *(np.log1p(column[name]) for name in _LOGS),
+        *(column[name] for name in _PLAIN),
         *(np.log(np.maximum(ratio, 1e-9)) for ratio in ratios),
         *(np.ceil(sizes[name] / tile) * tile / np.maximum(sizes[name], 1.0) for name in _PADDED for tile in TILES),
     ]
-    for position, part in enumerate(parts):
-        out[:, position] = part
+    for position, value in enumerate(values):
+        out[:, position] = value
     return out
+
+
+def inputs(columns: Real, parts: Real, target: Target) -> Single:
+    """Return what trees split on, shape (rows, len(INPUTS)).
+
+    Args:
+        columns: dimensions, shape (rows, len(COLUMNS)).
+        parts: microseconds of each of the roofline's terms, shape (rows, len(TERMS)).
+        target: what the bytes are held against.
+    """
+    roofline = np.maximum(added(parts), LEAST_US)
+    shares = [part / roofline for part in parts.T]
+    composition = np.stack([*shares, np.log(roofline)], axis=1).astype(np.float32)
+    return np.concatenate([features(columns, target), composition], axis=1)
+
+
+def added(parts: Real) -> Real:
+    """Return the sum of the roofline's parts, term by term: no rounding depends on how many rows there are."""
+    return np.asarray(sum(parts.T))

@@ -2,9 +2,9 @@
 
 For each category of work
 
-    latency = (coefficients . terms) x exp(trees(features))        relative one sigma = exp(spread(features))
+    latency = (coefficients . terms) x exp(trees(inputs))        relative one sigma = exp(spread(inputs))
 
-with the terms and features of `graphopt.cost.features`: the roofline carries sizes far from the measured ones, the
+with the terms and inputs of `graphopt.cost.features`: the roofline carries sizes far from the measured ones, the
 trees what makes a chip rocky. ``spread`` is a second, small sum of trees, fitted to errors on nets that were held out.
 Training is `graphopt.measure.fit`; nothing here needs more than numpy.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.cost.categories import Category
-from graphopt.cost.features import FEATURES, SIZES, TERMS, features, rows, terms
+from graphopt.cost.features import INPUTS, SIZES, TERMS, added, inputs, rows, terms
 from graphopt.cost.trees import Real, Single, Trees
 from graphopt.cost.workload import Workload
 from graphopt.targets.target import Target
@@ -27,18 +27,8 @@ from graphopt.targets.target import Target
 EXTRAPOLATED: Final = 0.3
 """Relative uncertainty, at least, of a kernel larger or smaller than any that was measured."""
 
-_LEAST_US: Final = 1e-9
-"""A roofline in microseconds is no smaller: it has a logarithm."""
-
 _SLACK: Final = float(np.log(1.1))
 """How far beyond the measured sizes (10 %) still counts as within."""
-
-
-def roofline_us(columns: Real, tiles: npt.NDArray[np.int64], coefficients: Real) -> Real:
-    """Return the latency before trees correct it, microseconds, shape (rows,)."""
-    # summed term by term: a matrix product's rounding may depend on how many rows there are
-    parts = terms(columns, int(tiles[0]), int(tiles[1])) * coefficients
-    return np.asarray(np.maximum(np.add.reduce(parts.T, axis=0), _LEAST_US))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,9 +67,13 @@ class CategoryModel:
         if (self.tiles < 1).any() or (self.coefficients < 0).any() or not self.coefficients.any():
             return "tiles must be positive, coefficients not negative and not all zero"
         for name in ("trees", "spread"):
-            if fault := getattr(self, name).fault(len(FEATURES)):
+            if fault := getattr(self, name).fault(len(INPUTS)):
                 return f"{name}: {fault}"
         return ""
+
+    def parts_us(self, columns: Real) -> Real:
+        """Return what each of the roofline's terms comes to, microseconds, shape (rows, len(TERMS))."""
+        return terms(columns, int(self.tiles[0]), int(self.tiles[1])) * self.coefficients
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,15 +111,16 @@ class Learned:
             if not which:
                 continue
             table = rows([loads[position] for position in which], target)
-            inputs = features(table.columns, target)
-            latency = roofline_us(table.columns, model.tiles, model.coefficients) * np.exp(model.trees.predict(inputs))
-            sizes = inputs[:, :SIZES]
+            parts = model.parts_us(table.columns)
+            seen = inputs(table.columns, parts, target)
+            latency = added(parts) * np.exp(model.trees.predict(seen))
+            sizes = seen[:, :SIZES]
             outside = np.asarray(((sizes < model.low - _SLACK) | (sizes > model.high + _SLACK)).any(axis=1), np.bool_)
-            sigma = np.exp(model.spread.predict(inputs))
+            sigma = np.exp(model.spread.predict(seen))
             sigma = np.where(outside, np.maximum(sigma, EXTRAPOLATED), sigma)
-            parts = zip(which, table.split(latency), table.split(sigma), table.split(outside), strict=True)
-            for position, *values in parts:
-                found[position] = Prediction(*values)
+            values = zip(which, table.split(latency), table.split(sigma), table.split(outside), strict=True)
+            for position, *entries in values:
+                found[position] = Prediction(*entries)
         return found
 
     def total_uncertainty(self, latency_us: Real, uncertainty: Real) -> float:

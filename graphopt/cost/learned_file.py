@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.cost.categories import Category
-from graphopt.cost.features import FEATURES, TERMS
+from graphopt.cost.features import INPUTS, TERMS
 from graphopt.cost.learned import CategoryModel, Learned
 from graphopt.cost.trees import Trees
 from graphopt.errors import ConfigError
@@ -36,7 +36,7 @@ def packed(learned: Learned) -> bytes:
         ConfigError: when it would be larger than `MAX_BYTES`.
     """
     arrays: dict[str, npt.NDArray[Any]] = {
-        "features": np.array(FEATURES),
+        "inputs": np.array(INPUTS),
         "terms": np.array(TERMS),
         "correlation": np.array([learned.correlation]),
     }
@@ -72,7 +72,7 @@ def unpacked(content: bytes, file: str) -> Learned:
         ConfigError: when anything in it is not as it has to be.
     """
     arrays = _arrays(content, file)
-    for name, own in (("features", FEATURES), ("terms", TERMS)):
+    for name, own in (("inputs", INPUTS), ("terms", TERMS)):
         if arrays.pop(name, np.zeros(0)).tolist() != list(own):
             raise ConfigError("made by another version of graphopt; fit it anew", file=file, field=name)
     correlation = arrays.pop("correlation", np.zeros(0))

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.cost.categories import Category
-from graphopt.cost.features import SIZES, features, rows, terms
-from graphopt.cost.learned import CategoryModel, Learned, roofline_us
+from graphopt.cost.features import LEAST_US, SIZES, added, inputs, rows, terms
+from graphopt.cost.learned import CategoryModel, Learned
 from graphopt.cost.trees import LEAVES, Real, Single, Trees
 from graphopt.cost.workload import Workload
 from graphopt.errors import ModelError
@@ -30,8 +30,14 @@ TILES: Final = (1, 2, 4, 8, 16, 32, 64)
 MIN_KERNELS: Final = 30
 """Fewer measured kernels of a category than this, and it is left to the analytic roofline."""
 
+TREES: Final = 300
+"""Trees of a category at most."""
+
 FOLDS: Final = 4
+_KERNELS_PER_TREE: Final = 5
+_RATE: Final = 0.1
 _SPREAD_TREES: Final = 20
+_LEAST_ERROR: Final = 1e-3
 _FLOOR: Final = 1e-3
 """Latencies are taken as no smaller than this part of the median one: relative errors need a size."""
 _ONE_SIGMA: Final = 0.683
@@ -57,68 +63,51 @@ class MeasuredKernel:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class FitOptions:
-    """How the trees grow.
-
-    Attributes:
-        trees: of each category.
-        learning_rate: how much of the error each tree takes away.
-        seed: of everything that is drawn.
-    """
-
-    trees: int = 200
-    learning_rate: float = 0.1
-    seed: int = 0
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Data:
     """Measured kernels of one category, or all of them, as arrays with one entry for each kernel."""
 
     columns: Real
-    inputs: Single
     latency_us: Real
     net: Whole
     weight: Real
 
     def where(self, which: npt.NDArray[np.bool_]) -> _Data:
-        return _Data(
-            self.columns[which], self.inputs[which], self.latency_us[which], self.net[which], self.weight[which]
-        )
+        return _Data(self.columns[which], self.latency_us[which], self.net[which], self.weight[which])
 
 
-def fit(kernels: Sequence[MeasuredKernel], target: Target, options: FitOptions | None = None) -> Learned:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Roofline:
+    tiles: Whole
+    coefficients: Real
+
+    def parts_us(self, columns: Real) -> Real:
+        return terms(columns, int(self.tiles[0]), int(self.tiles[1])) * self.coefficients
+
+
+def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = TREES) -> Learned:
     """Fit an estimator. The same kernels in the same order always give the same one.
 
     Args:
         kernels: measured kernels of many nets.
         target: what they ran on; its precision and on-chip memory enter the features.
-        options: how the trees grow.
+        trees: of each category at most; fewer where there are few kernels.
 
     Raises:
         ModelError: when no category has `MIN_KERNELS` kernels, or a latency is no finite number.
     """
-    from threadpoolctl import threadpool_limits
-
-    options = options or FitOptions()
     data = _data(kernels, target)
     category = np.array([kernel.load.category for kernel in kernels])
-    counts = {name: int((category == name).sum()) for name in sorted(set(category.tolist()))}
-    learned = [name for name, count in counts.items() if count >= MIN_KERNELS]
-    if not learned:
+    models: dict[Category, CategoryModel] = {}
+    held_out, sigma = np.full(len(kernels), np.nan), np.zeros(len(kernels))
+    for name in sorted({kernel.load.category for kernel in kernels}):
+        which = category == name
+        if which.sum() >= MIN_KERNELS:
+            models[name], held_out[which], sigma[which] = _fit_category(data.where(which), target, trees)
+    if not models:
         raise ModelError(
             f"{len(kernels)} measured kernels are too few to learn from; {MIN_KERNELS} of one category are the least"
         )
-    models: dict[Category, CategoryModel] = {}
-    held_out, sigma = np.full(len(kernels), np.nan), np.zeros(len(kernels))
-    with threadpool_limits(1):  # sums in one order: the same trees on every machine
-        for name in learned:
-            which = category == name
-            model, errors = _fit_category(data.where(which), options)
-            models[name] = model
-            held_out[which] = errors
-            sigma[which] = np.exp(model.spread.predict(data.inputs[which]))
     return Learned(models, _correlation(data, held_out, sigma))
 
 
@@ -136,81 +125,70 @@ def _data(kernels: Sequence[MeasuredKernel], target: Target) -> _Data:
     root = np.sqrt(share)
     weight = own * (0.2 + root / max(float(root.mean()), 1e-30)) if len(kernels) else own
     floor = _FLOOR * float(np.median(latency)) if len(kernels) else 0.0
-    return _Data(columns, features(columns, target), np.maximum(latency, floor), net, weight)
+    return _Data(columns, np.maximum(latency, floor), net, weight)
 
 
-def _fit_category(data: _Data, options: FitOptions) -> tuple[CategoryModel, Real]:
-    """Return the model, and for each kernel the log error of a model that never saw its net."""
+def _fit_category(data: _Data, target: Target, trees: int) -> tuple[CategoryModel, Real, Real]:
+    """Return the model; for each kernel the log error of a model that never saw its net; and the model's one sigma."""
     errors = np.zeros(len(data.net))
     fold = data.net % FOLDS
     for number in range(FOLDS):
         out = fold == number
         if out.any() and not out.all():
-            tiles, coefficients = _roofline(data.where(~out))
-            trees = _grown(data.where(~out), tiles, coefficients, options)
-            rest = data.where(out)
-            predicted = trees.predict(rest.inputs) + np.log(roofline_us(rest.columns, tiles, coefficients))
-            errors[out] = predicted - np.log(rest.latency_us)
-    tiles, coefficients = _roofline(data)
-    trees = _grown(data, tiles, coefficients, options)
-    sizes = data.inputs[:, :SIZES]
+            errors[out] = _held_out(data.where(~out), data.where(out), target, trees)
+    roofline, grown, seen = _learn(data, target, trees)
+    spread = _spread(seen, errors, data.weight)
+    sizes = seen[:, :SIZES]
     model = CategoryModel(
-        tiles=tiles,
-        coefficients=coefficients,
-        low=sizes.min(axis=0),
-        high=sizes.max(axis=0),
-        trees=trees,
-        spread=_spread(data, errors, options),
+        roofline.tiles, roofline.coefficients, sizes.min(axis=0), sizes.max(axis=0), trees=grown, spread=spread
     )
-    return model, errors
+    return model, errors, np.exp(spread.predict(seen))
 
 
-def _roofline(data: _Data) -> tuple[Whole, Real]:
+def _held_out(known: _Data, unknown: _Data, target: Target, trees: int) -> Real:
+    """Logarithm of predicted over measured latency, of kernels that the prediction does not know."""
+    roofline, grown, _ = _learn(known, target, trees)
+    parts = roofline.parts_us(unknown.columns)
+    predicted = np.log(np.maximum(added(parts), LEAST_US)) + grown.predict(inputs(unknown.columns, parts, target))
+    return np.asarray(predicted - np.log(unknown.latency_us))
+
+
+def _learn(data: _Data, target: Target, trees: int) -> tuple[_Roofline, Trees, Single]:
+    """Return the roofline, the trees on what it leaves, and what the trees saw."""
+    roofline = _roofline(data)
+    parts = roofline.parts_us(data.columns)
+    seen = inputs(data.columns, parts, target)
+    left = np.log(data.latency_us / np.maximum(added(parts), LEAST_US))
+    count = min(trees, max(len(left) // _KERNELS_PER_TREE, 1))
+    return roofline, boosted(seen, left, data.weight, trees=count, leaves=LEAVES, learning_rate=_RATE), seen
+
+
+def _roofline(data: _Data) -> _Roofline:
     """Tile sizes and coefficients with the least relative error."""
     from scipy.optimize import nnls
 
     root = np.sqrt(data.weight)
-    best: tuple[float, Whole, Real] | None = None
+    best, least = None, np.inf
     for tile_out in TILES:
         for tile_in in TILES:
             table = terms(data.columns, tile_in, tile_out) / data.latency_us[:, None] * root[:, None]
             scale = np.maximum(table.max(axis=0), 1e-30)
             solved, error = nnls(table / scale, root)
             # a larger tile has to earn its place: rounding alone must not choose
-            if best is None or error < best[0] * (1 - 1e-9):
-                best = (float(error), np.array([tile_in, tile_out], np.int64), solved / scale)
+            if best is None or error < least * (1 - 1e-9):
+                best = _Roofline(np.array([tile_in, tile_out], np.int64), np.asarray(solved / scale, np.float64))
+                least = float(error)
     assert best is not None
-    return best[1], np.asarray(best[2], np.float64)
+    return best
 
 
-def _grown(data: _Data, tiles: Whole, coefficients: Real, options: FitOptions) -> Trees:
-    left = np.log(data.latency_us / roofline_us(data.columns, tiles, coefficients))
-    return boosted(
-        data.inputs,
-        left,
-        data.weight,
-        trees=options.trees,
-        leaves=LEAVES,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
-
-
-def _spread(data: _Data, errors: Real, options: FitOptions) -> Trees:
+def _spread(seen: Single, errors: Real, weight: Real) -> Trees:
     """Trees for the logarithm of one sigma: shaped by the held-out errors, scaled to cover 68 % of them."""
     size = np.abs(errors)
-    goal = np.log(np.maximum(size, 0.1 * max(float(np.median(size)), 1e-4)))
-    trees = boosted(
-        data.inputs,
-        goal,
-        data.weight,
-        trees=_SPREAD_TREES,
-        leaves=8,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
-    covering = float(np.quantile(size / np.exp(trees.predict(data.inputs)), _ONE_SIGMA))
-    return replace(trees, base=np.asarray(trees.base + np.log(max(covering, 1e-3)), np.float32))
+    goal = np.log(np.maximum(size, max(0.1 * float(np.median(size)), _LEAST_ERROR)))
+    trees = boosted(seen, goal, weight, trees=_SPREAD_TREES, leaves=8, learning_rate=_RATE)
+    covering = float(np.quantile(size / np.exp(trees.predict(seen)), _ONE_SIGMA))
+    return replace(trees, base=np.asarray(trees.base + np.log(max(covering, _LEAST_ERROR)), np.float32))
 
 
 def _correlation(data: _Data, errors: Real, sigma: Real) -> float:
