@@ -26,13 +26,13 @@ _INTEGERS = {
 }
 
 
-def net(inputs: str, body: str, folder: Path) -> Graph:
+def net(inputs: str, body: str, folder: Path, opset: int = 17) -> Graph:
     """The graph of ``body``, which makes ``y`` from ``inputs``.
 
     ``w16_8_3_3`` is a random weight of that shape, ``c6`` and ``cm2`` are the scalars 6 and -2, ``b8`` ``m8`` ``v8``
     vectors (``v`` is positive), and the other names are those above.
     """
-    head = f'<ir_version: 8, opset_import: ["" : 17]> net ({inputs}) => (y)'
+    head = f'<ir_version: 8, opset_import: ["" : {opset}]> net ({inputs}) => (y)'
     lines = re.sub(r"\)\s+(?=\w[\w, ]* = )", ")\n", body)
     proto = onnx.parser.parse_model(f"{head} {{ {lines} }}")
     rng = np.random.default_rng(0)
