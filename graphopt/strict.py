@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,23 @@ class Table:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.error(key, f"must be a list of texts, not {describe(value)}")
         return tuple(value)
+
+    def number(self, key: str, default: float | None = None, *, above: float = -math.inf) -> float:
+        """A finite number greater than ``above``; required where there is no ``default``."""
+        return self.as_number(key, self._get(key, default), above=above)
+
+    def as_number(self, key: str, value: object, *, above: float = -math.inf) -> float:
+        """As :meth:`number`, of a value that stands in a list under ``key``."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(key, f"is {describe(value)}; must be a number without quotes")
+        try:
+            number = float(value)
+        except OverflowError:  # TOML's whole numbers have no end here
+            number = math.inf
+        if not above < number < math.inf:
+            wanted = "finite" if math.isinf(above) else f"finite and greater than {above:g}"
+            raise self.error(key, f"is {describe(value)}; must be {wanted}")
+        return number
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         """A string that must be one of ``choices``."""

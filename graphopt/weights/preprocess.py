@@ -20,14 +20,15 @@ The element type is always the model's own; where that is whole numbers the valu
 
 from __future__ import annotations
 
+import math
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from graphopt.errors import ConfigError, did_you_mean
+from graphopt.strict import Table, read_table
 
 _PRESETS: Final = Path(__file__).with_name("presets")
 
@@ -104,98 +105,63 @@ def load_preprocess(name_or_path: str | os.PathLike[str]) -> Preprocess:
 
 
 def _read(path: Path, name: str) -> Preprocess:
-    try:
-        data = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the preprocess file: {error.strerror or error}", file=str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not a TOML file: {error}", file=str(path)) from error
-    return _Checker(str(path), data).preprocess(name)
+    """Turn a file into a :class:`Preprocess`, or say which key is wrong and what would work."""
+    table = read_table(path)
+    table.allow(*_KNOWN)
+    for key in _REQUIRED:
+        if key not in table.values:
+            raise table.error(key, "missing; a preset is a good start: " + ", ".join(bundled_presets()))
+    choices = {key: table.choice(key, known) for key, known in _CHOICES.items() if key in table.values}
+    for key, mode in _ONLY_WITH.items():
+        if key in table.values and choices["resize"] != mode:
+            raise table.error(key, f'only goes with resize = "{mode}"')
+    table.text("summary", "")
+    colour = choices.get("colour")
+    return Preprocess(
+        name=name,
+        resize=choices["resize"],
+        filter=choices["filter"],
+        divide_by=table.number("divide_by", above=0.0),
+        mean=_channels(table, "mean", colour),
+        std=_channels(table, "std", colour, above=0.0),
+        size=_size(table),
+        crop_fraction=_fraction(table),
+        pad_value=_grey(table),
+        pad_at=choices.get("pad_at", "both-ends"),
+        colour=colour,
+        layout=choices.get("layout"),
+    )
 
 
-class _Checker:
-    """Turns the parsed TOML into a :class:`Preprocess`, or says which key is wrong and what would work."""
+def _channels(table: Table, key: str, colour: str | None, *, above: float = -math.inf) -> tuple[float, ...]:
+    value = table.values[key]
+    if not isinstance(value, list):
+        return (table.number(key, above=above),)
+    wanted = (1, 3) if colour is None else ((1,) if colour == "GRAY" else (3,))
+    if len(value) not in wanted:
+        counts = " or ".join(map(str, wanted))
+        raise table.error(key, f"has {len(value)} numbers; must be one number, or a list of {counts}")
+    return tuple(table.as_number(key, item, above=above) for item in value)
 
-    def __init__(self, file: str, data: Mapping[str, Any]) -> None:
-        self.file = file
-        self.data = data
 
-    def error(self, field: str, message: str) -> ConfigError:
-        return ConfigError(message, file=self.file, field=field)
+def _size(table: Table) -> tuple[int, int] | None:
+    value = table.values.get("size")
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(type(v) is int and 1 <= v <= 1 << 14 for v in value):
+        raise table.error("size", f"is {value!r}; must be [height, width], whole numbers from 1 to {1 << 14}")
+    return value[0], value[1]
 
-    def preprocess(self, name: str) -> Preprocess:
-        for key in self.data:
-            if key not in _KNOWN:
-                raise self.error(key, f"unknown key{did_you_mean(key, _KNOWN)}; known are {', '.join(_KNOWN)}")
-        for key in _REQUIRED:
-            if key not in self.data:
-                raise self.error(key, "missing; a preset is a good start: " + ", ".join(bundled_presets()))
-        choices = {key: self.choice(key) for key in _CHOICES if key in self.data}
-        for key, mode in _ONLY_WITH.items():
-            if key in self.data and choices["resize"] != mode:
-                raise self.error(key, f'only goes with resize = "{mode}"')
-        if not isinstance(self.data.get("summary", ""), str):
-            raise self.error("summary", "must be a text in quotes")
-        colour = choices.get("colour")
-        return Preprocess(
-            name=name,
-            resize=choices["resize"],
-            filter=choices["filter"],
-            divide_by=self.number("divide_by", self.data["divide_by"], above=0.0),
-            mean=self.channels("mean", colour),
-            std=self.channels("std", colour, above=0.0),
-            size=self.size(),
-            crop_fraction=self.fraction(),
-            pad_value=self.grey(),
-            pad_at=choices.get("pad_at", "both-ends"),
-            colour=colour,
-            layout=choices.get("layout"),
-        )
 
-    def choice(self, key: str) -> str:
-        value = self.data[key]
-        if value not in _CHOICES[key]:
-            raise self.error(key, f"is {value!r}; must be one of {', '.join(_CHOICES[key])}")
-        return str(value)
+def _fraction(table: Table) -> float:
+    value = table.number("crop_fraction", 1.0, above=0.0)
+    if not 0.1 <= value <= 1:
+        raise table.error("crop_fraction", f"is {value!r}; must be from 0.1 to 1")
+    return value
 
-    def number(self, key: str, value: object, *, above: float = float("-inf")) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.error(key, f"is {value!r}; must be a number without quotes")
-        if not above < value < float("inf"):
-            wanted = "finite" if above < 0 else f"finite and greater than {above:g}"
-            raise self.error(key, f"is {value!r}; must be {wanted}")
-        return float(value)
 
-    def channels(self, key: str, colour: str | None, *, above: float = float("-inf")) -> tuple[float, ...]:
-        value = self.data[key]
-        if not isinstance(value, list):
-            return (self.number(key, value, above=above),)
-        wanted = (1, 3) if colour is None else ((1,) if colour == "GRAY" else (3,))
-        if len(value) not in wanted:
-            counts = " or ".join(map(str, wanted))
-            raise self.error(key, f"has {len(value)} numbers; must be one number, or a list of {counts}")
-        return tuple(self.number(key, item, above=above) for item in value)
-
-    def size(self) -> tuple[int, int] | None:
-        value = self.data.get("size")
-        if value is None:
-            return None
-        if (
-            not isinstance(value, list)
-            or len(value) != 2
-            or not all(type(v) is int and 1 <= v <= 1 << 14 for v in value)
-        ):
-            raise self.error("size", f"is {value!r}; must be [height, width], whole numbers from 1 to {1 << 14}")
-        return value[0], value[1]
-
-    def fraction(self) -> float:
-        value = self.number("crop_fraction", self.data.get("crop_fraction", 1.0), above=0.0)
-        if not 0.1 <= value <= 1:
-            raise self.error("crop_fraction", f"is {value!r}; must be from 0.1 to 1")
-        return value
-
-    def grey(self) -> int:
-        value = self.data.get("pad_value", 0)
-        if type(value) is not int or not 0 <= value <= 255:
-            raise self.error("pad_value", f"is {value!r}; must be a whole number from 0 to 255")
-        return value
+def _grey(table: Table) -> int:
+    value = table.values.get("pad_value", 0)
+    if type(value) is not int or not 0 <= value <= 255:
+        raise table.error("pad_value", f"is {value!r}; must be a whole number from 0 to 255")
+    return value

@@ -396,7 +396,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeyp
         (PRESET_TEXT + "color = 1", r"color: unknown key \(nearest: colour\)"),
         (
             PRESET_TEXT.replace("squash", "stretch"),
-            "resize: is 'stretch'; must be one of squash, short-side, letterbox",
+            "resize: 'stretch' is none of squash, short-side, letterbox",
         ),
         (PRESET_TEXT + "crop_fraction = 0.5", 'crop_fraction: only goes with resize = "short-side"'),
         (PRESET_TEXT + "pad_value = 3", 'pad_value: only goes with resize = "letterbox"'),
@@ -404,17 +404,18 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeyp
         (PRESET_TEXT.replace("squash", "short-side") + "crop_fraction = 2", "crop_fraction: is 2.0; must be from 0.1"),
         (PRESET_TEXT.replace("std = 1", "std = 0"), "std: is 0; must be finite and greater than 0"),
         (PRESET_TEXT.replace("std = 1", "std = nan"), "std: is nan; must be finite"),
+        (PRESET_TEXT.replace("std = 1", f"std = 1{'0' * 400}"), "must be finite"),
         (
             PRESET_TEXT.replace("mean = 0", "mean = [1, 2]"),
             "mean: has 2 numbers; must be one number, or a list of 1 or 3",
         ),
         (PRESET_TEXT.replace("mean = 0", 'mean = ["x"]'), "mean: is 'x'; must be a number without quotes"),
-        (PRESET_TEXT + 'colour = "GRAY"\nsummary = 3', "summary: must be a text in quotes"),
+        (PRESET_TEXT + 'colour = "GRAY"\nsummary = 3', "summary: must be a text, not 3"),
         (PRESET_TEXT + "size = [3]", r"size: is \[3\]; must be \[height, width\]"),
         (PRESET_TEXT + "size = [3, true]", "size: is"),
-        (PRESET_TEXT + "colour = []", r"colour: is \[\]; must be one of RGB, BGR, GRAY"),
+        (PRESET_TEXT + "colour = []", r"colour: must be a text, not \[\]"),
         (PRESET_TEXT.replace("divide_by = 1", "divide_by = true"), "divide_by: is True; must be a number"),
-        ("= 3", "not a TOML file"),
+        ("= 3", "is no valid TOML"),
     ],
 )
 def test_a_preprocess_file_is_checked_strictly(tmp_path: Path, text: str, message: str) -> None:
@@ -427,5 +428,5 @@ def test_a_preprocess_file_is_checked_strictly(tmp_path: Path, text: str, messag
 def test_unknown_presets_and_files() -> None:
     with pytest.raises(ConfigError, match=r"unknown preset 'imagenet' \(nearest: imagenet-"):
         load_preprocess("imagenet")
-    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot read the preprocess file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read: No such file"):
         load_preprocess("nowhere.toml")
