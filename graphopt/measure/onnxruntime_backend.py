@@ -129,6 +129,12 @@ class OnnxRuntime:
                             found[position] = refusal or subject
         return [one if isinstance(one, Refusal) else _result(one) for one in found]
 
+    def kernels(self, graph: Graph) -> tuple[RunKernel, ...] | Refusal:
+        """What onnxruntime runs of a model as one, without any run; nothing where the provider does not tell."""
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            found = self._prepare(graph, Path(folder) / "model.onnx")
+        return found if isinstance(found, Refusal) else found.kernels
+
     def _stopwatch(self, nominal_us: float | None = None) -> Stopwatch:
         session = self._session(reference_model())
         rng = np.random.default_rng(0)
