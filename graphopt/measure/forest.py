@@ -91,4 +91,5 @@ def _as_arrays(structures: list[Mapping[str, Any]]) -> Trees:
 def _rounded_down(threshold: float) -> float:
     """The largest float32 that is not above: inputs are float32, and none lies in between."""
     rounded = np.float32(threshold)
-    return float(rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
+    # compared as Python's floats: numpy would round the threshold to float32 first
+    return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
