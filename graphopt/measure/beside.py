@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from graphopt.measure.runner import measure_nets
 from graphopt.measure.spec import NetFile
 from graphopt.targets.target import Target
 
-_ACCELERATOR = "ethos-"
+_ACCELERATOR = re.compile(r"ethos-u\d+-\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,8 @@ def choose(target: Target, backend: str | None = None, config: str = "") -> Choi
         ConfigError: when nothing says how the target could be measured.
     """
     learned = target.estimator
-    words = [target.name, *(learned.tool.split() if learned else ())]
-    accelerator = next((word for word in words if word.startswith(_ACCELERATOR) and word.count("-") == 2), "")
+    told = _ACCELERATOR.search(f"{target.name} {learned.tool if learned else ''}")
+    accelerator = told[0] if told else ""
     name = backend or (learned.backend if learned else "")
     if not name:
         name = "vela" if accelerator else "onnxruntime" if target.precision == "float32" else ""
