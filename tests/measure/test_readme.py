@@ -36,7 +36,7 @@ class RKNN:
 ---------------------------------------------------------------------------
 ID   OpType         DataType Target InputShape      OutputShape     Time(us)  WorkLoad(0/1/2)      FullName
 ---------------------------------------------------------------------------
-1    InputOperator  FLOAT16  CPU    \\\\               (1,3,32,32)     5         0.0%/0.0% - Up:0.0%  InputOperator:image
+1    InputOperator  FLOAT16  CPU  \\\\               (1,3,32,32)    5         0.0%/0.0% - Up:0.0%  InputOperator:image
 2    ConvRelu       FLOAT16  NPU    (1,3,32,32)     (1,16,16,16)    40        100/0.0% - Up:0.0%   Conv:first
 3    ConvRelu       FLOAT16  NPU    (1,16,16,16)    (1,96,16,16)    70        100/0.0% - Up:0.0%   Conv:second
 Total Operator Elapsed Per Frame Time(us): 115
