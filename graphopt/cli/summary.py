@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from graphopt.cli.calibrated import calibrated
 from graphopt.cli.output import cell, table
 from graphopt.report import format as f
-from graphopt.report.sentences import capacity_sentence, meaning
+from graphopt.report.sentences import capacity_sentence, meaning, uncertainty_sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,6 +39,8 @@ def summary(result: OptimizeResult, *, plan_file: str | None, report_file: str |
     yield styled(result.outcome, _headline(result))
     if result.outcome != "unchanged":
         yield estimates(*result.estimates)
+        if known := uncertainty_sentence(result.estimates[1]):
+            yield f"uncertainty    {known}"
         yield f"capacity kept  {capacity_sentence(result)}"
         yield f"kernels        {_kernels(*result.estimates)}"
         yield f"safety         {result.safety} ({meaning(result)})"

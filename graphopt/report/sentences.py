@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from graphopt.report import format as f
 
 if TYPE_CHECKING:
+    from graphopt.cost.estimate import Estimate
     from graphopt.results import OptimizeResult
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
@@ -34,6 +35,16 @@ def meaning(result: OptimizeResult) -> str:
     if result.repaired or result.drift is not None:
         return "first-method weights, none repaired: see the drift"
     return "first-method weights; give --calibration to repair them"
+
+
+def uncertainty_sentence(estimate: Estimate) -> str:
+    """How far to trust a latency that was learned from measurements; ``""`` for one that was not."""
+    if estimate.uncertainty is None:
+        return ""
+    text = f"latency learned from measurements, one sigma {f.share(estimate.uncertainty)}"
+    if estimate.extrapolating:
+        text += f"; {estimate.extrapolating} of {f.plural(len(estimate.kernels), 'kernel')} beyond what was measured"
+    return text
 
 
 def capacity_sentence(result: OptimizeResult) -> str:

@@ -32,9 +32,12 @@ HEADLINE = (
 
 
 def estimate_values(estimate: Estimate, *, kernels: bool = False) -> dict[str, Any]:
-    """``target``, ``kind`` (always ``estimate``), the headline numbers and, if asked for, ``kernels``."""
+    """``target``, ``kind`` (always ``estimate``), the headline numbers, ``uncertainty`` and ``extrapolating``.
+
+    And, if asked for, ``kernels``.
+    """
     values: dict[str, Any] = {"kind": "estimate", "target": estimate.target}
-    values |= {name: clean(getattr(estimate, name)) for name in HEADLINE}
+    values |= {name: clean(getattr(estimate, name)) for name in (*HEADLINE, "uncertainty", "extrapolating")}
     if kernels:
         values["kernels"] = [clean(kernel) for kernel in estimate.kernels]
     return values

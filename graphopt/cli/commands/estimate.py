@@ -27,8 +27,10 @@ if TYPE_CHECKING:
         example="graphopt estimate model.onnx --target npu-32 --per-kernel",
         keys=(
             'model, kind ("estimate"), target, latency_us, peak_activation_bytes, parameters, parameter_bytes, '
-            "macs, dram_bytes, and with --per-kernel kernels: [{key, category, op_types, inputs, outputs, "
-            "latency_us, macs, parameter_bytes, dram_bytes, bound}]; with --measure also measurement: {kind "
+            "macs, dram_bytes, uncertainty (relative, one sigma; null where nothing was learned from measurements), "
+            "extrapolating (kernels beyond what was measured), and with --per-kernel kernels: [{key, category, "
+            "op_types, inputs, outputs, latency_us, macs, parameter_bytes, dram_bytes, bound, uncertainty, "
+            "extrapolates}]; with --measure also measurement: {kind "
             '("measurement"), backend, tool, reason, latency_us, spread, energy_uj, estimate_error, kernels: [{keys, '
             "latency_us, estimate_us}]}"
         ),
@@ -68,6 +70,7 @@ def command(
     from graphopt.cli.output import print_json, show
     from graphopt.cli.summary import estimates
     from graphopt.prepare import open_subject
+    from graphopt.report.sentences import uncertainty_sentence
     from graphopt.report.values import estimate_values
     from graphopt.results import DEFAULT_TARGET
 
@@ -91,6 +94,8 @@ def command(
         if per_kernel:
             show(_kernels(found, groups))
         show(estimates(found))
+        if known := uncertainty_sentence(found):
+            show(known)
         if beside is not None:
             show(*_lines(found, beside))
     return EXIT_NO if beside is not None and _measurement(beside) is None else 0
