@@ -30,7 +30,7 @@ from graphopt.ir.resize import Selection
 from graphopt.onnx_io.save import save
 from graphopt.outputs import staged
 from graphopt.plan import Plan, plan_to_toml
-from graphopt.prepare import Subject, find_catalog, find_rules, open_space, open_subject
+from graphopt.prepare import Subject, check_repair_steps, find_catalog, find_rules, open_space, open_subject
 from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, RuleRefusal
 from graphopt.space.table import Candidates, CostTable, compile_table
 from graphopt.verification import verify
@@ -101,6 +101,7 @@ def find_data(model: Path, options: Options) -> RealData | None:
 
     (Imported here: it runs onnxruntime in this process.)
     """
+    check_repair_steps(options)
     if options.calibration is None:
         if options.measured_importance != "l2":
             raise ConfigError(f"--importance {options.importance} measures on real inputs: add --calibration PATH")
@@ -174,17 +175,32 @@ class Draft:
 
     @property
     def graph(self) -> Graph:
-        """The model as it will be written."""
+        """The model with the weights that a search is judged by."""
         return self._chosen if self.repaired is None else self.repaired.graph
+
+    @cached_property
+    def refined(self) -> Repaired | None:
+        """`repaired` after the gradient steps that were asked for, ``None`` without any."""
+        job, repaired = self.job, self.repaired
+        if repaired is None or job.data is None or not job.options.repair_steps:
+            return None
+        original, channels, steps = job.subject.graph, job.space.channels, job.options.repair_steps
+        return job.data.refine(
+            original, repaired.graph, channels, self._selections, steps=steps, progress=self._progress
+        )
 
     @cached_property
     def drift(self) -> Drift | None:
         """Its drift on held-out samples, ``None`` where there is nothing to measure (an exact plan, no samples)."""
+        return self.drift_of(self.graph)
+
+    def drift_of(self, graph: Graph) -> Drift | None:
+        """The drift with the weights of ``graph``."""
         if self.safety == "exact" or self.job.data is None:
             return None
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = Path(folder) / "draft.onnx"
-            save(self.graph, path)
+            save(graph, path)
             return self.job.data.drift(self.job.subject.path, path)
 
     def result(self) -> OptimizeResult:
@@ -222,9 +238,9 @@ def deliver(draft: Draft, result: OptimizeResult, output: str | Path | None) -> 
     if draft.repaired is not None and job.data is not None:
         notes = (*result.notes, *filter(None, [job.data.few]))
         result = replace(result, repaired=draft.repaired.units, notes=notes)
-    result = replace(result, drift=draft.drift)
+    graph, result = _refined(draft, replace(result, drift=draft.drift))
     with staged(output) as stage:
-        save(draft.graph, stage.path, metadata=_metadata(draft))
+        save(graph, stage.path, metadata=_metadata(draft))
         if job.options.verify and draft.drift is None:
             inputs = None if job.data is None else job.data.proof_inputs()
             shapes = job.options.input_shapes
@@ -237,6 +253,18 @@ def deliver(draft: Draft, result: OptimizeResult, output: str | Path | None) -> 
             result = replace(result, evaluation=(job.evaluator.evaluate(path), job.evaluator.evaluate(stage.path)))
         stage.keep()
     return replace(result, output=None if output is None else str(output))
+
+
+def _refined(draft: Draft, result: OptimizeResult) -> tuple[Graph, OptimizeResult]:
+    """The graph to write, and the result with what gradient steps did: never a larger drift."""
+    before, refined = draft.drift, draft.refined
+    drift = None if refined is None else draft.drift_of(refined.graph)
+    if refined is None or drift is None or before is None:
+        return draft.graph, result
+    if drift.value <= before.value:
+        return refined.graph, replace(result, refined=refined.units, drift=drift)
+    note = f"gradient steps raised the drift from {before.value:.3g} to {drift.value:.3g}: the repaired weights stay"
+    return draft.graph, replace(result, notes=(*result.notes, note))
 
 
 def _metadata(draft: Draft) -> Mapping[str, str]:

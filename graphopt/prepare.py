@@ -18,6 +18,7 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.results import Options
 from graphopt.space.space import Space, build_space
 from graphopt.targets.target import Target, load_target
+from graphopt.train import check_torch
 
 _WILD = frozenset("*?[")
 
@@ -94,6 +95,17 @@ def open_subject(
 def find_catalog(options: Options) -> Catalog:
     """The cards and packs that the options can name. Raises :class:`ConfigError` as `load_catalog`."""
     return load_catalog([Path(folder) for folder in options.rule_dirs])
+
+
+def check_repair_steps(options: Options) -> None:
+    """Raise :class:`ConfigError` where gradient steps are asked for and cannot be made."""
+    if not options.repair_steps:
+        return
+    if options.calibration is None:
+        raise ConfigError("--repair-steps trains on real inputs: add --calibration PATH")
+    if not options.repair:
+        raise ConfigError("--repair-steps starts from repaired weights: leave --no-repair out")
+    check_torch("--repair-steps")
 
 
 def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule, ...]:

@@ -102,6 +102,30 @@ class RealData:
             progress=progress,
         )
 
+    def refine(
+        self,
+        original: Graph,
+        repaired: Graph,
+        channels: Channels,
+        selections: Mapping[str, Selection],
+        *,
+        steps: int,
+        progress: Progress | None = None,
+    ) -> Repaired:
+        """Take gradient steps from the weights of ``repaired``, block by block. (Imported here: it loads PyTorch.)"""
+        from graphopt.train.refine import refine
+
+        return refine(
+            original,
+            repaired,
+            kept_positions(channels, selections),
+            self.solve,
+            steps=steps,
+            seed=self.seed,
+            memory_limit_bytes=self.memory_limit_bytes,
+            progress=progress,
+        )
+
     def limited(self, solve: int, held_out: int) -> RealData:
         """The same with fewer samples, drawn at random, for measurements that are made often."""
         rng = np.random.default_rng([self.seed, 1])

@@ -47,6 +47,8 @@ class Options:
             are repaired on them, drift and proof measured.
         preprocess: how images are prepared: a bundled preset, or a TOML file.
         repair: whether weights are repaired where there is calibration data.
+        repair_steps: gradient steps for each block of the repaired model, without labels (the ``[train]`` extra); a
+            search is judged without them, the model that it finds gets them.
         importance: what chooses the channels that stay where a group shrinks: ``l2`` (their weights), ``energy`` or
             ``column-subset`` (what they do on calibration data, see :mod:`graphopt.weights.choose`), or ``auto``:
             ``column-subset`` where weights are repaired, else ``l2``. ``None`` is ``auto``, or the plan's own where a
@@ -75,6 +77,7 @@ class Options:
     calibration: str | None = None
     preprocess: str | None = None
     repair: bool = True
+    repair_steps: int = 0
     importance: Importance | None = None
     max_drift: float | None = None
     cache: str | None = None
@@ -186,6 +189,7 @@ class OptimizeResult:
         verification: the proof, ``None`` when it was not asked for, or where ``drift`` says more.
         drift: distance of a lossy result's outputs on calibration samples that no solve has seen.
         repaired: what became of each op whose weights were fitted, in order.
+        refined: what gradient steps made of each block, in order; a block goes by its last linear op.
         evaluation: the metric before and after, where labels or a function were given.
         capacity_kept: share of the original's channels that are still there, averaged over the groups by parameters.
         importance: what chose the channels that stay, ``None`` where no group shrank.
@@ -208,6 +212,7 @@ class OptimizeResult:
     verification: Verification | None = None
     drift: Drift | None = None
     repaired: tuple[RepairedUnit, ...] = ()
+    refined: tuple[RepairedUnit, ...] = ()
     evaluation: tuple[Evaluation, Evaluation] | None = None
     capacity_kept: float = 1.0
     importance: Importance | None = None

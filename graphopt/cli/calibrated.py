@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from graphopt.cli.output import cell, table
 from graphopt.report import format as f
-from graphopt.report.sentences import drift_sentence, metrics, repair_sentences
+from graphopt.report.sentences import drift_sentence, metrics, refine_sentence, repair_sentences
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,11 +23,13 @@ _SHORT = {"kl": "KL", "relative-l2": "rel. L2", "differing": "differing"}
 
 def calibrated(result: OptimizeResult) -> Iterator[RenderableType]:
     """Yield what was repaired, how far the outputs drift and what the metric says, where that is known."""
+    label = "weights"
     if result.repaired:
-        label = "weights"
         for sentence in repair_sentences(result.repaired):
             yield f"{label:<14} {cell(sentence)}"
             label = ""
+    if result.refined:
+        yield f"{label:<14} {cell(refine_sentence(result.refined))}"
     if result.drift is not None:
         yield f"drift          {cell(drift_sentence(result.drift))}"
         yield drift_table(result.drift)

@@ -135,6 +135,11 @@ data_options = stacked(
         help="Fit the weights of lossy changes to the calibration data [default: repair].",
     ),
     click.option(
+        "--repair-steps", type=click.IntRange(min=0), default=0, metavar="N",
+        help="Refine the repaired weights by N gradient steps for each block, still without labels (needs "
+        "graphopt[train]) [default: 0].",
+    ),
+    click.option(
         "--importance", type=click.Choice(["auto", "l2", "energy", "column-subset"]),
         help="What chooses the channels that stay where a group shrinks: their weights (l2), or what they do on the "
         "calibration data [default: the plan's, or auto: column-subset where weights are repaired, else l2].",
@@ -242,7 +247,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
         "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",
-        "cache", "verify", "importance",
+        "cache", "verify", "importance", "repair_steps",
     ):  # fmt: skip
         if values.get(name) not in (None, ()):
             given[name] = values[name]

@@ -8,7 +8,7 @@ from graphopt.report import format as f
 from graphopt.report.charts import safe
 from graphopt.report.error_bars import TALLEST, error_bars
 from graphopt.report.parts import badge, section, table
-from graphopt.report.sentences import MEASURES, drift_sentence, metrics, repair_sentences
+from graphopt.report.sentences import MEASURES, drift_sentence, metrics, refine_sentence, repair_sentences
 
 if TYPE_CHECKING:
     from graphopt.results import OptimizeResult
@@ -29,6 +29,11 @@ _REPAIR_NOTE = (
     "varies, in running order; everything before the op is repaired already. At 100 % the mean would do as well. "
     f"Bars end at {TALLEST:.0%}. Point at a bar for its numbers.</p>"
 )
+_REFINE_NOTE = (
+    "<p class=note>Error of what each block makes against the original's on held-out samples, relative to how much each "
+    "channel varies, in running order; everything before the block is refined already. A block whose error did not fall "
+    "keeps its repaired weights.</p>"
+)
 
 
 def calibrated_sections(result: OptimizeResult) -> list[str]:
@@ -40,6 +45,8 @@ def calibrated_sections(result: OptimizeResult) -> list[str]:
         sections.append(_drift(result.drift))
     if result.repaired:
         sections.append(_repaired(result.repaired))
+    if result.refined:
+        sections.append(_refined(result.refined))
     return sections
 
 
@@ -63,7 +70,8 @@ def _drift(drift: Drift) -> str:
     return section("Drift", f"<p>{safe(drift_sentence(drift))}.</p>", table(head, rows, numbers=2), _DRIFT_NOTE)
 
 
-def _repaired(units: tuple[RepairedUnit, ...]) -> str:
+def _every(what: str, units: tuple[RepairedUnit, ...]) -> str:
+    """The table of all units."""
     rows = [
         (
             f"<code>{safe(unit.op)}</code>", badge("repaired" if unit.kept else "unchanged", unit.method),
@@ -71,6 +79,20 @@ def _repaired(units: tuple[RepairedUnit, ...]) -> str:
         )
         for unit in units
     ]  # fmt: skip
+    return table((what, "method", "error before", "error after", "why it was left"), rows)
+
+
+def _refined(units: tuple[RepairedUnit, ...]) -> str:
+    return section(
+        "Gradient steps",
+        f"<p>{safe(refine_sentence(units))}.</p>",
+        error_bars(units),
+        _REFINE_NOTE,
+        f"<details><summary>Every block</summary>{_every('last op of the block', units)}</details>",
+    )
+
+
+def _repaired(units: tuple[RepairedUnit, ...]) -> str:
     legend = (
         '<p class=legend><span><i class="was"></i>first-method weights</span><span><i class="compute"></i>repaired'
         '</span><span><i class="overhead"></i>left as it was</span><span><i class="gone"></i>not measured</span></p>'
@@ -82,6 +104,6 @@ def _repaired(units: tuple[RepairedUnit, ...]) -> str:
         error_bars(units),
         _REPAIR_NOTE,
         "<details><summary>Every op</summary>",
-        table(("op", "method", "error before", "error after", "why it was left"), rows),
+        _every("op", units),
         "</details>",
     )

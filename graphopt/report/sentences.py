@@ -73,6 +73,13 @@ def repair_sentences(units: tuple[RepairedUnit, ...]) -> Iterator[str]:
         yield f"{f.plural(reasons.total(), 'op')} left alone{_counted(reasons)}"
 
 
+def refine_sentence(units: tuple[RepairedUnit, ...]) -> str:
+    """How many blocks gradient steps made better, and why the others are as they were."""
+    better = sum(unit.kept for unit in units)
+    left = _counted(Counter(unit.note for unit in units if not unit.kept))
+    return f"gradient steps made {better} of {f.plural(len(units), 'block')} better{left and f'; the others{left}'}"
+
+
 def _counted(counts: Counter[str]) -> str:
     """``: a (3x); b (1x)``, the most frequent first."""
     pairs = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))

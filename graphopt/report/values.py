@@ -91,6 +91,7 @@ def optimize_values(result: OptimizeResult) -> dict[str, Any]:
         "verification": None if result.verification is None else verification_values(result.verification),
         "drift": None if result.drift is None else drift_values(result.drift),
         "repaired": [clean(unit) for unit in result.repaired] or None,
+        "refined": [clean(unit) for unit in result.refined] or None,
         "evaluation": None if result.evaluation is None else evaluation_values(*result.evaluation),
         "refusals": refusal_values(result),
         "notes": list(result.notes),

@@ -36,7 +36,8 @@ METHOD = "gradient"
 
 _HELD_OUT = 0.2
 _FEWEST_SAMPLES = 8
-_RATE = 1e-3
+_RATE = 0.01
+"""Adam's step, as a share of the root mean square of what it steps."""
 _BATCH = 32
 _LOOKS = 4
 """How often held-out samples are asked on the way."""
@@ -230,8 +231,8 @@ def _train(runner: Runner, data: _Data, steps: int, micro: int, group: int) -> t
     Returns:
         The held-out error before, and of the best state.
     """
-    parameters = runner.parameters()
-    optimiser = torch.optim.Adam(parameters, _RATE)
+    groups = [{"params": [one], "lr": _RATE * _size(one)} for one in runner.parameters()]
+    optimiser = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     size = min(max(group, _BATCH // group * group), data.train)
     before = best = _held_out(runner, data, micro)
@@ -251,6 +252,11 @@ def _train(runner: Runner, data: _Data, steps: int, micro: int, group: int) -> t
                 best, state = now, runner.state()
     runner.restore(state)
     return before, best
+
+
+def _size(values: Tensor) -> float:
+    """Root mean square, a little more than 0."""
+    return math.sqrt(float(values.detach().square().mean())) + 1e-6
 
 
 def _held_out(runner: Runner, data: _Data, micro: int) -> float:

@@ -52,6 +52,7 @@ def without_data(options: Options) -> Options:
         options,
         calibration=None,
         preprocess=None,
+        repair_steps=0,
         importance=None if measured else options.importance,
         allow=options.allow if options.max_drift is None else "exact",
         max_drift=None,

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from graphopt.errors import ConfigError
+from graphopt.prepare import check_repair_steps
 from graphopt.results import OptimizeResult, Options, ZooRow
 from graphopt.zoo.journal import Journal
 from graphopt.zoo.numbers import numbers_of
@@ -60,12 +61,13 @@ def optimize_zoo(
         One row for each model, sorted by path.
 
     Raises:
-        ConfigError: ``folder`` is no folder or holds no models, ``output_folder`` is ``folder``, or there is no
-            calibration data.
+        ConfigError: ``folder`` is no folder or holds no models, ``output_folder`` is ``folder``, there is no
+            calibration data, or gradient steps are asked for and cannot be made.
         KeyboardInterrupt: what is running is stopped; what is finished stays.
     """
     folder, output_folder = Path(folder), Path(output_folder)
     options = options or Options()
+    check_repair_steps(options)
     names = _find(folder, output_folder)
     if options.calibration is not None and not Path(options.calibration).exists():
         raise ConfigError("no such file or folder", file=options.calibration)
