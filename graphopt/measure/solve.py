@@ -239,10 +239,10 @@ def _factors(system: _System, base: Real, nets: npt.NDArray[np.bool_], tie: floa
         slope = np.zeros((len(system.total), count))
         for axis in range(len(_AXES)):
             np.add.at(slope, (system.net, system.bins[:, axis]), latency)
-        left = (system.total - _sums(system, latency)) / system.total
-        table = np.concatenate([(slope / system.total[:, None])[nets], ties])
-        goal = np.concatenate([left[nets], -ties @ found])
-        found = found + np.linalg.lstsq(table, goal, rcond=None)[0]
+        slope /= system.total[:, None]
+        left = 1 - _sums(system, latency) / system.total + slope @ found
+        goal = np.concatenate([left[nets], np.zeros(len(ties))])
+        found = np.linalg.lstsq(np.concatenate([slope[nets], ties]), goal, rcond=None)[0]
     return found
 
 
