@@ -65,7 +65,7 @@ class Workload:
         stride_height, stride_width: its steps.
         output_height, output_width: the last two axes of an output of four; 1 where there are fewer.
         input_elements: elements of the activation that the anchor reads first.
-        second_elements: elements of all others that the kernel reads (the skip of a residual block, a gate).
+        second_elements: elements of what the kernel reads beside that (the skip of a residual block, a gate).
         output_elements: elements written.
     """
 
@@ -177,6 +177,9 @@ def _traffic(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
 def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: ShapeOf) -> Workload:
     """Add what the kernel looks like: operands, windows, the activation behind it."""
     first = next((tensor for tensor in anchor.inputs if tensor in kernel.reads), None)
+    # a residual block of one convolution reads its input twice
+    behind = {name for key in kernel.ops if key != kernel.anchor for name in graph.op(key).inputs}
+    others = [tensor for tensor in kernel.reads if tensor != first or tensor in behind]
     window = _window(anchor, kernel, shape_of)
     strides = anchor.attribute("strides", ())
     made = _plane(shape_of(kernel.writes[-1])) if kernel.writes else (1, 1)
@@ -192,7 +195,7 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
         output_height=made[0],
         output_width=made[1],
         input_elements=_product(shape_of(first)) if first is not None else 0,
-        second_elements=_total([tensor for tensor in kernel.reads if tensor != first], shape_of),
+        second_elements=_total(others, shape_of),
         output_elements=_total(kernel.writes, shape_of),
     )
 

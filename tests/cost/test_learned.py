@@ -1,0 +1,148 @@
+"""The learned estimator: what it predicts, when it says that it guesses, and files that are not to be trusted."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphopt.cost.learned import EXTRAPOLATED, Learned
+from graphopt.cost.learned_file import MAX_BYTES, packed, unpacked
+from graphopt.errors import ConfigError
+from graphopt.targets.target import load_target
+from tests.cost.learner import constant, learned, model, stumps
+from tests.cost.test_features import conv
+
+NPU = load_target("npu-32")
+
+
+def test_latency_is_roofline_times_trees() -> None:
+    load = conv(16, np.array([8, 24]))
+    (found,) = learned().predict([load], NPU)
+    assert found is not None
+    us = [5e-4 * 196 * 9 * 16 * o + 1e-4 * (196 * 16 + 196 * o + 9 * 16 * o) + 1 for o in (8, 24)]
+    # log(1 + channels) is above 3 for 24 only; 144 rows fill tiles of 16; log(1 + 196) is above 5
+    assert found.latency_us == pytest.approx([us[0] * np.exp(0.25), us[1] * np.exp(0.5)], rel=1e-6)
+    assert found.uncertainty == pytest.approx([0.02, 0.02])
+    assert not found.extrapolates.any()
+
+
+def test_beyond_what_was_measured_it_says_so() -> None:
+    small = Learned({"conv-kxk": model(largest=float(np.log(1 + 196 * 9 * 16 * 16)))})
+    (found,) = small.predict([conv(16, np.array([16, 17, 64]))], NPU)
+    assert found is not None
+    assert found.extrapolates.tolist() == [False, False, True]
+    assert found.uncertainty == pytest.approx([0.02, 0.02, EXTRAPOLATED])
+
+
+def test_many_at_once_are_each_alone_and_the_unlearned_are_left() -> None:
+    loads = [conv(16, 24), replace(conv(8, 8), category="other"), conv(np.arange(3, 9), 8)]
+    estimator = learned()
+    found = estimator.predict(loads, NPU)
+    assert found[1] is None
+    for load, one in zip(loads[::2], found[::2], strict=True):
+        (alone,) = estimator.predict([load], NPU)
+        assert one is not None
+        assert alone is not None
+        assert one.latency_us == pytest.approx(alone.latency_us, rel=1e-12)
+    assert found[0] is not None
+    assert found[0].latency_us.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("correlation", "expected"), [(0.0, 0.05), (1.0, 0.07), (0.5, (0.5 * 25 + 0.5 * 49) ** 0.5 / 100)]
+)
+def test_the_uncertainty_of_a_sum(correlation: float, expected: float) -> None:
+    estimator = learned(correlation=correlation)
+    assert estimator.total_uncertainty(np.array([60.0, 40.0]), np.array([0.05, 0.1])) == pytest.approx(expected)
+    assert estimator.total_uncertainty(np.zeros(0), np.zeros(0)) == 0
+
+
+def test_a_file_comes_back_as_it_was_and_has_no_clock() -> None:
+    content = packed(learned())
+    back = unpacked(content, "mine.npz")
+    assert packed(back) == content
+    assert back.categories.keys() == learned().categories.keys()
+    assert back.correlation == 0.25
+    loads = [conv(16, 24)]
+    assert back.predict(loads, NPU)[0].latency_us == learned().predict(loads, NPU)[0].latency_us  # type: ignore[union-attr]
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        assert file["conv-kxk.tiles"].tolist() == [8, 8]
+
+
+def rewritten(change: Callable[[dict[str, Any]], Any]) -> bytes:
+    with np.load(io.BytesIO(packed(learned()))) as file:
+        arrays = dict(file)
+    change(arrays)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def lying_header() -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**6)})
+    return zipped("correlation.npy", buffer.getvalue() + b"\0" * 64)
+
+
+def cut(name: str, index: Any, value: Any) -> Callable[[dict[str, Any]], Any]:
+    def change(arrays: dict[str, Any]) -> None:
+        arrays[name][index] = value
+
+    return change
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an .npz"),
+        (pickle.dumps({"a": 1}), "not an .npz"),
+        (packed(learned())[:-200], "not an .npz"),
+        (bytes(MAX_BYTES + 1), "at most"),
+        (zipped("a.npy", bytes(5_000_000)), "unpacks to more"),
+        (zipped("a.npy", b"\x93NUMPY\x01\x00" + b"\xff" * 40), "not an .npz"),
+        (lying_header(), "not as its header says"),
+        (rewritten(lambda a: a.pop("correlation")), "correlation: must be one number"),
+        (rewritten(cut("correlation", 0, np.nan)), "correlation: must be one number"),
+        (rewritten(lambda a: a.update(terms=np.array(["macs"]))), "terms: made by another version"),
+        (rewritten(lambda a: a.pop("conv-1x1.trees.mask")), "conv-1x1: missing or unknown: trees.mask"),
+        (rewritten(lambda a: a.update({"conv-9x9.tiles": a["conv-1x1.tiles"]})), "conv-9x9: no category"),
+        (rewritten(cut("matmul.coefficients", 0, -1)), "matmul: .* not negative"),
+        (rewritten(cut("matmul.coefficients", 0, np.inf)), "matmul: a number is not finite"),
+        (rewritten(cut("matmul.tiles", 0, 0)), "matmul: tiles must be positive"),
+        (rewritten(cut("reduce.trees.node", (0, 0), 77)), "reduce: trees: node names a split"),
+        (rewritten(lambda a: a.update({"reduce.low": a["reduce.low"][1:]})), "reduce: low is float32"),
+        (rewritten(lambda a: a.update(correlation=np.array(["x"], dtype=object))), "not an .npz"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"evil\.npz: .*{message}|evil\.npz: {message}") as caught:
+        unpacked(content, "evil.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_too_large_an_estimator_is_not_written() -> None:
+    generator = np.random.default_rng(0)
+    grown = stumps({"log pixels": 1.0}, 0.1)
+    trees = replace(
+        grown,
+        node=np.repeat(grown.node, 4000, axis=0),
+        mask=np.repeat(grown.mask, 4000, axis=0),
+        value=generator.normal(0, 1e-5, (4000, 16)).astype(np.float32),
+    )
+    with pytest.raises(ConfigError, match="bytes of at most 200000"):
+        packed(Learned({"conv-1x1": model(trees), "conv-kxk": model(constant(0.0))}))
