@@ -19,7 +19,8 @@ from graphopt.resources import sample_models_dir
 from graphopt.results import Options
 from graphopt.space.space import Space
 from graphopt.space.table import DRAM_BYTES, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable, compile_table
-from graphopt.targets.target import Target
+from graphopt.targets.target import Target, load_target
+from tests.cost.learner import learned, target_file
 from tests.cost.live_set import live_set
 
 SAMPLE = sample_models_dir() / "fashion_classifier.onnx"
@@ -80,6 +81,15 @@ def check_prices(model: Path, options: Options, count: int) -> None:
 @pytest.mark.parametrize("target", ["npu-32", "npu-16", "npu-32-no-depthwise", "cpu-x86-64"])
 def test_table_is_the_estimate_on_the_sample_model(target: str) -> None:
     check_prices(SAMPLE, Options(target=target, allow="retrain", depth_multipliers=(1.0, 0.75, 0.5)), count=12)
+
+
+def test_table_is_the_estimate_of_a_learned_target(tmp_path: Path) -> None:
+    target = target_file(tmp_path, learned("matmul"))
+    options = Options(target=str(target), allow="retrain", depth_multipliers=(1.0, 0.75, 0.5))
+    check_prices(SAMPLE, options, count=12)
+    space, table, _ = priced(SAMPLE, options)
+    analytic = compile_table(space, load_target("npu-32"))
+    assert table.evaluate(table.default()[None])[LATENCY] != analytic.evaluate(analytic.default()[None])[LATENCY]
 
 
 def test_table_is_the_estimate_on_real_models(real_models: tuple[Path, ...]) -> None:

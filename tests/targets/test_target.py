@@ -11,6 +11,7 @@ import pytest
 from graphopt.errors import ConfigError
 from graphopt.resources import targets_dir
 from graphopt.targets.target import bundled_targets, load_target
+from tests.cost.learner import learned, target_file
 
 NPU = (targets_dir() / "npu-32.toml").read_text("utf-8")
 
@@ -129,3 +130,39 @@ def test_the_guide_explains_every_key() -> None:
     for name in bundled_targets():
         keys = re.findall(r"^(\w+) =", (targets_dir() / f"{name}.toml").read_text("utf-8"), re.MULTILINE)
         assert [key for key in keys if f"`{key}`" not in guide] == []
+
+
+def test_an_estimator_is_named_with_what_it_was_learned_from(tmp_path: Path) -> None:
+    target = load_target(target_file(tmp_path, learned()))
+    found = target.estimator
+    assert found is not None
+    assert found.path == str(tmp_path / "mine.npz")
+    assert (found.backend, found.measured, found.nets, found.kernels) == ("vela", "2026-11-21", 3, 90)
+    other = load_target(target_file(tmp_path, learned("reduce")))
+    assert other.digest != target.digest
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    assert load_target(target_file(moved, learned("reduce"))) == other  # where it lies is no part of what it is
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("file", "../mine.npz", "name of an .npz file beside this one"),
+        ("file", "/tmp/mine.npz", "name of an .npz file beside this one"),
+        ("file", "a\\\\mine.npz", "name of an .npz file beside this one"),
+        ("file", "mine.pkl", "name of an .npz file beside this one"),
+        ("sha256", "abc", "64 hexadecimal digits"),
+        ("data_sha256", None, "64 hexadecimal digits"),
+        ("backend", "", "name of the backend"),
+        ("tool", "two\\nlines", "one line"),
+        ("measured", "12", "a day without quotes"),
+        ("measured", "2026-11-21T10:00:00", "a day without quotes"),
+        ("nets", 0, "whole number greater than 0"),
+        ("kernels", True, "whole number greater than 0"),
+        ("colour", "red", "unknown key"),
+    ],
+)
+def test_each_mistake_about_the_estimator_is_named(tmp_path: Path, key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"mine\.toml: estimator\.{key}: .*{re.escape(message)}"):
+        load_target(target_file(tmp_path, learned(), **{key: value}))

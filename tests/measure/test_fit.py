@@ -1,0 +1,116 @@
+"""Learning from kernels of a made-up chip whose latencies are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from graphopt.cost.categories import Category
+from graphopt.cost.learned import Learned
+from graphopt.cost.learned_file import MAX_BYTES, packed, unpacked
+from graphopt.cost.workload import Workload
+from graphopt.errors import ModelError
+from graphopt.measure.fit import MIN_KERNELS, MeasuredKernel, fit
+from graphopt.targets.target import load_target
+
+pytest.importorskip("lightgbm", reason="lightgbm (graphopt[measure]) is not installed")
+
+NPU = load_target("npu-32")
+
+
+def chip(load: Workload, noise: float) -> float:
+    """Microseconds on a chip that pads 8 channels in and 16 out, streams bytes, and dislikes narrow pictures."""
+    ins, outs = (
+        -(-int(channels) // tile) * tile for channels, tile in ((load.channels_in, 8), (load.channels_out, 16))
+    )
+    compute = 2e-4 * int(load.pixels) * int(load.taps) * ins * outs
+    moved = 1e-3 * int(load.input_elements + load.output_elements) + 4e-3 * int(load.weight_elements)
+    return (compute + moved + 0.5) * (1.3 if load.output_width < 12 else 1.0) * float(np.exp(noise))
+
+
+def net(name: str, generator: np.random.Generator, noise: float = 0.0) -> Iterator[MeasuredKernel]:
+    size, ins = int(generator.choice([16, 24, 32, 48])), int(generator.integers(3, 40))
+    for _ in range(8):
+        outs, taps = int(generator.integers(4, 160)), int(generator.choice([1, 9]))
+        category: Category = "conv-1x1" if taps == 1 else "conv-kxk"
+        load = Workload(
+            "convolution", pixels=size * size, taps=taps, channels_in=ins, channels_out=outs, category=category,
+            kernel_height=3 if taps == 9 else 1, kernel_width=3 if taps == 9 else 1, output_height=size,
+            output_width=size, input_elements=size * size * ins, output_elements=size * size * outs,
+            weight_elements=taps * ins * outs,
+        )  # fmt: skip
+        yield MeasuredKernel(load, chip(load, float(generator.normal()) * noise), name)
+        ins, size = outs, max(4, size // int(generator.choice([1, 2])))
+
+
+def nets(seed: int, count: int, noise: float = 0.0) -> list[MeasuredKernel]:
+    generator = np.random.default_rng(seed)
+    return [kernel for number in range(count) for kernel in net(f"{seed}-{number}", generator, noise)]
+
+
+def off(learned: Learned, kernels: list[MeasuredKernel]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logarithm of predicted over measured, predicted latency and one sigma of each kernel."""
+    found = learned.predict([kernel.load for kernel in kernels], NPU)
+    latency = np.array([float(one.latency_us) for one in found if one is not None])
+    sigma = np.array([float(one.uncertainty) for one in found if one is not None])
+    return np.log(latency / np.array([kernel.latency_us for kernel in kernels])), latency, sigma
+
+
+@pytest.fixture(scope="module")
+def exact() -> Learned:
+    return fit(nets(1, 60), NPU)
+
+
+def test_the_chips_tiles_are_found_and_unseen_nets_are_predicted(exact: Learned) -> None:
+    assert {name: model.tiles.tolist() for name, model in exact.categories.items()} == {
+        "conv-1x1": [8, 16],
+        "conv-kxk": [8, 16],
+    }
+    error, _, _ = off(exact, nets(2, 30))
+    assert np.mean(np.abs(error) < 0.1) > 0.95
+    assert np.median(np.abs(error)) < 0.01
+
+
+def test_the_same_kernels_make_the_same_file(exact: Learned) -> None:
+    content = packed(exact)
+    assert len(content) < MAX_BYTES
+    assert packed(fit(nets(1, 60), NPU)) == content
+    assert packed(unpacked(content, "same.npz")) == content
+
+
+def test_one_sigma_covers_two_thirds_of_what_was_never_seen() -> None:
+    learned = fit(nets(3, 80, noise=0.08), NPU)
+    unseen = nets(4, 80, noise=0.08)
+    error, latency, sigma = off(learned, unseen)
+    assert 0.58 < np.mean(np.abs(np.expm1(error)) <= sigma) < 0.78
+    measured = np.array([kernel.latency_us for kernel in unseen])
+    covered = []
+    for name in {kernel.net for kernel in unseen}:
+        own = np.array([kernel.net == name for kernel in unseen])
+        total = learned.total_uncertainty(latency[own], sigma[own])
+        covered.append(abs(latency[own].sum() / measured[own].sum() - 1) <= total)
+    assert 0.5 < np.mean(covered) < 0.86
+
+
+def test_what_is_rare_or_never_varies_is_dealt_with(exact: Learned) -> None:
+    kernels = nets(1, 60)
+    pool = Workload("vector", vector_ops=100, category="pool", input_elements=400, output_elements=100)
+    few = [MeasuredKernel(pool, 2.0, f"1-{number}") for number in range(MIN_KERNELS - 1)]
+    assert fit(kernels + few, NPU).categories.keys() == exact.categories.keys()
+    copy = Workload("vector", vector_ops=100, category="copy", input_elements=100, output_elements=100)
+    free = [MeasuredKernel(copy, 0.0, f"1-{number}") for number in range(MIN_KERNELS)]
+    found = fit(kernels + free, NPU).predict([copy], NPU)[0]
+    assert found is not None
+    assert 0 <= found.latency_us < 0.1
+
+
+def test_what_cannot_be_learned_from_is_refused() -> None:
+    with pytest.raises(ModelError, match="8 measured kernels are too few"):
+        fit(nets(1, 1), NPU)
+    with pytest.raises(ModelError, match="too few"):
+        fit([], NPU)
+    kernels = nets(1, 10)
+    with pytest.raises(ModelError, match="negative or no finite number"):
+        fit([*kernels, MeasuredKernel(kernels[0].load, float("nan"), "x")], NPU)
