@@ -6,9 +6,9 @@ each channel, directly behind the op and read by nobody else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -51,47 +51,41 @@ def convolution(writer: Writer, op: Op) -> None:
     group = int(op.attribute("group", 1))
     source, padding = padded(writer, op, kernel, strides, dilations)
     depthwise = group == shape[1] and weights.shape[1] == 1 and group > 1
-    stored = linear.weights.transpose((1, 2, 3, 0) if depthwise else (0, 2, 3, 1))
-    options: dict[str, Any] = {
+    window = {
         "Padding": padding,
         "StrideW": strides[1],
         "StrideH": strides[0],
-        "FusedActivationFunction": linear.activation,
         "DilationWFactor": dilations[1],
         "DilationHFactor": dilations[0],
     }
-    if depthwise:
-        options["DepthMultiplier"] = weights.shape[0] // group
-    _emit(writer, op, linear, source, stored, 3 if depthwise else 0, CHANNELS_LAST, depthwise, options)
+    _emit(writer, op, linear, source, window, weights.shape[0] // group if depthwise else 0)
 
 
-def _emit(
-    writer: Writer,
-    op: Op,
-    linear: Linear,
-    source: int,
-    stored: Array,
-    axis: int,
-    layout: tuple[int, ...],
-    depthwise: bool,
-    options: dict[str, Any],
-) -> None:
-    number, bias = parameters(writer, op, linear, stored, axis)
-    kind, table = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions") if depthwise else ("CONV_2D", "Conv2DOptions")
-    writer.emit(kind, (source, number, bias), linear.output, layout, table, **options)
+def _emit(writer: Writer, op: Op, linear: Linear, source: int, window: Mapping[str, int], multiplier: int) -> None:
+    """Write a convolution; ``multiplier`` is the depth multiplier of a depthwise one and 0 for others."""
+    kind, table, axes = "CONV_2D", "Conv2DOptions", (0, 2, 3, 1)
+    options = {**window, "FusedActivationFunction": linear.activation}
+    if multiplier:
+        kind, table, axes = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", (1, 2, 3, 0)
+        options["DepthMultiplier"] = multiplier
+    number, bias = parameters(writer, op, linear, linear.weights.transpose(axes), axes.index(0))
+    writer.emit(kind, (source, number, bias), linear.output, CHANNELS_LAST, table, **options)
 
 
 def parameters(writer: Writer, op: Op, linear: Linear, stored: Array, axis: int) -> tuple[int, int]:
     """Add the int8 weights (in TFLite's own order of axes, ``axis`` is the output channel) and the int32 bias."""
     others = tuple(i for i in range(stored.ndim) if i != axis)
-    scale = np.maximum(np.abs(stored).max(axis=others), 1e-12).astype(np.float64) / 127
+    input_scale = writer.scales[op.inputs[0]].scale[0]
+    # a channel of small or no weights must leave room for its bias
+    least = np.maximum(np.abs(linear.bias) / (input_scale * 2**30), 1e-12)
+    scale = np.maximum(np.abs(stored).max(axis=others).astype(np.float64) / 127, least)
     along = [1] * stored.ndim
     along[axis] = -1
     weights = np.clip(np.round(stored / scale.reshape(along)), -127, 127).astype(np.int8)
     zeros = (0,) * len(scale)
     name = op.inputs[1]
     number = writer.tensor(name, weights.shape, Quantisation(tuple(scale), zeros, axis), np.ascontiguousarray(weights))
-    scale = scale * writer.scales[op.inputs[0]].scale[0]
+    scale = scale * input_scale
     bias = np.clip(np.round(linear.bias / scale), _INT32.min, _INT32.max).astype(np.int32)
     return number, writer.tensor(f"{name}:bias", bias.shape, Quantisation(tuple(scale), zeros), bias)
 
@@ -212,17 +206,8 @@ def normalisation(writer: Writer, op: Op) -> None:
     factor, shift = _normalising(writer, op)
     output, activation = writer.fused_activation(op)
     linear = Linear(factor.reshape(-1, 1, 1, 1), shift, output, activation)
-    options = {
-        "Padding": VALID,
-        "StrideW": 1,
-        "StrideH": 1,
-        "DepthMultiplier": 1,
-        "FusedActivationFunction": activation,
-        "DilationWFactor": 1,
-        "DilationHFactor": 1,
-    }
-    source = writer.read(op.inputs[0], CHANNELS_LAST)
-    _emit(writer, op, linear, source, linear.weights.transpose(1, 2, 3, 0), 3, CHANNELS_LAST, True, options)
+    window = {"Padding": VALID, "StrideW": 1, "StrideH": 1, "DilationWFactor": 1, "DilationHFactor": 1}
+    _emit(writer, op, linear, writer.read(op.inputs[0], CHANNELS_LAST), window, 1)
 
 
 def _bias(writer: Writer, op: Op, count: int) -> Array:

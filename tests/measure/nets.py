@@ -30,7 +30,7 @@ def net(inputs: str, body: str, folder: Path, opset: int = 17) -> Graph:
     """The graph of ``body``, which makes ``y`` from ``inputs``.
 
     ``w16_8_3_3`` is a random weight of that shape, ``c6`` and ``cm2`` are the scalars 6 and -2, ``b8`` ``m8`` ``v8``
-    vectors (``v`` is positive), and the other names are those above.
+    vectors (``v`` is positive), ``z8_1_1`` is zero in its first half, and the other names are those above.
     """
     head = f'<ir_version: 8, opset_import: ["" : {opset}]> net ({inputs}) => (y)'
     lines = re.sub(r"\)\s+(?=\w[\w, ]* = )", ")\n", body)
@@ -57,4 +57,6 @@ def _constant(name: str, rng: np.random.Generator) -> np.ndarray:
         return np.array(float(match[2]) * (-1 if match[1] else 1), np.float32)
     shape = [int(size) for size in name[1:].split("_")]
     values = rng.standard_normal(shape).astype(np.float32)
+    if name[0] == "z":
+        values[: len(values) // 2] = 0
     return np.abs(values) + 0.5 if name[0] == "v" else values

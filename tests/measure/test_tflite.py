@@ -79,6 +79,7 @@ OPS = {
     "depthwise": "y = Conv<pads=[1,1,1,1], group=8>(x, w8_1_3_3, w8)",
     "depthwise with multiplier 2 and a clip": "a = Conv<pads=[1,1,1,1], group=8>(x, w16_1_3_3) y = Clip(a, c0, c6)",
     "arithmetic that folds": "a = Conv(x, w8_8_1_1, w8) b = Mul(a, w8_1_1) d = Sub(w8_1_1, b) y = Relu(d)",
+    "dead channels with a bias": "a = Conv(x, w8_8_1_1) b = Mul(a, z8_1_1) y = Add(b, w8_1_1)",
     "transposed, VALID": "y = ConvTranspose<strides=[2,2]>(x, w8_6_2_2, w6)",
     "transposed, SAME": "y = ConvTranspose<strides=[2,2], pads=[0,0,1,1]>(x, w8_6_3_3)",
     "batch normalisation alone": "a = Relu(x) y = BatchNormalization(a, w8, b8, m8, v8)",
