@@ -67,8 +67,8 @@ _OPERATORS: Final = {
     op_type: number
     for number, op_types in enumerate(
         (
-            ("Add", "Sub", "Sum", "Min", "Max"), ("Mul",), ("Div", "Pow"), ("Relu", "Clip", "LeakyRelu", "PRelu"),
-            ("Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Gelu", "Exp", "Erf", "Elu", "Softplus"),
+            ("Add", "Sub", "Sum", "Min", "Max"), ("Mul",), ("Div", "Pow"), ("Relu", "Clip"), ("LeakyRelu", "PRelu"),
+            ("Sigmoid", "Tanh", "Gelu", "Exp", "Erf", "Elu", "Softplus"), ("HardSigmoid",), ("HardSwish",),
             ("AveragePool", "GlobalAveragePool", "ReduceMean"), ("MaxPool", "GlobalMaxPool", "ReduceMax"),
             ("Concat",), ("Split", "Slice"), ("Transpose",), ("Pad",), ("Resize", "Upsample"), ("Softmax",),
         ),
