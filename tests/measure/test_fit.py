@@ -103,7 +103,7 @@ def test_what_is_rare_or_never_varies_is_dealt_with(exact: Learned) -> None:
     free = [MeasuredKernel(copy, 0.0, f"1-{number}") for number in range(MIN_KERNELS)]
     found = fit(kernels + free, NPU).predict([copy], NPU)[0]
     assert found is not None
-    assert 0 <= found.latency_us < 0.1
+    assert 0 <= found.latency_us < 1.01e-3 * np.median([kernel.latency_us for kernel in kernels])
 
 
 def test_what_cannot_be_learned_from_is_refused() -> None:
