@@ -30,9 +30,9 @@ _REPAIR_NOTE = (
     f"Bars end at {TALLEST:.0%}. Point at a bar for its numbers.</p>"
 )
 _REFINE_NOTE = (
-    "<p class=note>Error of what each block makes against the original's on held-out samples, relative to how much each "
-    "channel varies, in running order; everything before the block is refined already. A block whose error did not fall "
-    "keeps its repaired weights.</p>"
+    "<p class=note>Error of what each block makes against the original's on held-out samples, relative to how much "
+    "each channel varies, in running order; everything before the block is refined already. A block whose error did "
+    "not fall keeps its repaired weights.</p>"
 )
 
 
