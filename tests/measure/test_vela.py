@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from graphopt.cost.estimate import estimate
 from graphopt.cost.kernels import decompose
 from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph
@@ -17,6 +19,8 @@ from graphopt.measure.join import join
 from graphopt.measure.tflite import Converted, convert
 from graphopt.measure.vela import Vela
 from graphopt.measure.vela_compiler import ACCELERATORS, Failure, Report, compile_by_command, compile_files
+from graphopt.onnx_io.load import load
+from graphopt.onnx_io.normalise import normalise
 from graphopt.rewrites.rewrite import Refusal
 from graphopt.targets.target import ACTIVATIONS, load_target
 from tests.measure.nets import net
@@ -156,3 +160,15 @@ def test_an_unknown_accelerator_or_a_missing_compiler_says_what_would_work(monke
 def test_importing_the_backend_loads_no_compiler() -> None:
     code = "import sys, graphopt.measure.vela; sys.exit(any(name.startswith('ethosu') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_target_orders_kernels_about_as_vela_does(name: str) -> None:
+    model = Path(__file__).resolve().parents[2] / "sample_models" / "fashion_classifier.onnx"
+    graph = normalise(load(model)).graph
+    target = load_target(name)
+    groups = join(graph, decompose(graph, target), measured(name, graph).rows)
+    kernels = estimate(graph, target).kernels
+    guessed = [sum(kernels[number].latency_us for number in group.kernels) for group in groups]
+    ranks = [np.argsort(np.argsort(values)) for values in (guessed, [group.latency_us for group in groups])]
+    assert np.corrcoef(*ranks)[0, 1] > 0.75
