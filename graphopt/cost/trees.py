@@ -3,8 +3,11 @@
 A tree has up to 16 leaves, numbered from left to right, and the set of leaves that a row may still reach is a 16-bit
 word. Each inner node whose condition is false takes away the leaves below its left child; the lowest bit that is left
 is the leaf (Lucchese et al., QuickScorer, SIGIR 2015). There are no links between nodes, so nothing can run in circles,
-and all rows go through all trees at once: 600 rows and 200 trees in a few milliseconds, before onnxruntime, which
-evaluates faster, is even imported (0.1 to 0.2 s).
+and all rows go through all trees at once.
+
+Measured against an ONNX TreeEnsemble in onnxruntime, 300 trees of 16 leaves, CPU time of one core: 100 rows 1.0 against
+0.7 ms, 2,000 rows 35 against 13 ms. But onnxruntime's import takes 35 ms, each session (one for each category) 10 ms,
+and its file 280 kB for a category where these arrays take 30 kB. A model has 60 rows, a price table a few thousand.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ errors are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -35,6 +36,9 @@ TREES: Final = 300
 
 FOLDS: Final = 4
 _KERNELS_PER_TREE: Final = 5
+_ALL_TREES: Final = 1600
+"""Trees of all categories together: about 100 bytes each in a file of at most 200 kB."""
+
 _RATE: Final = 0.1
 _SPREAD_TREES: Final = 20
 _LEAST_ERROR: Final = 1e-3
@@ -100,10 +104,13 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = TREES
     category = np.array([kernel.load.category for kernel in kernels])
     models: dict[Category, CategoryModel] = {}
     held_out, sigma = np.full(len(kernels), np.nan), np.zeros(len(kernels))
-    for name in sorted({kernel.load.category for kernel in kernels}):
+    counts = Counter(kernel.load.category for kernel in kernels)
+    wanted = {name: min(trees, count // _KERNELS_PER_TREE) for name, count in counts.items() if count >= MIN_KERNELS}
+    scale = min(1.0, _ALL_TREES / max(sum(wanted.values()), 1))
+    for name in sorted(wanted):
         which = category == name
-        if which.sum() >= MIN_KERNELS:
-            models[name], held_out[which], sigma[which] = _fit_category(data.where(which), target, trees)
+        count = max(int(wanted[name] * scale), 1)
+        models[name], held_out[which], sigma[which] = _fit_category(data.where(which), target, count)
     if not models:
         raise ModelError(
             f"{len(kernels)} measured kernels are too few to learn from; {MIN_KERNELS} of one category are the least"
@@ -158,9 +165,9 @@ def _learn(data: _Data, target: Target, trees: int) -> tuple[_Roofline, Trees, S
     roofline = _roofline(data)
     parts = roofline.parts_us(data.columns)
     seen = inputs(data.columns, parts, target)
-    left = np.log(data.latency_us / np.maximum(added(parts), LEAST_US))
-    count = min(trees, max(len(left) // _KERNELS_PER_TREE, 1))
-    return roofline, boosted(seen, left, data.weight, trees=count, leaves=LEAVES, learning_rate=_RATE), seen
+    # rounded: where the roofline is exact, there is nothing for trees to learn
+    left = np.asarray(np.round(np.log(data.latency_us / np.maximum(added(parts), LEAST_US)), 6), np.float64)
+    return roofline, boosted(seen, left, data.weight, trees=trees, leaves=LEAVES, learning_rate=_RATE), seen
 
 
 def _roofline(data: _Data) -> _Roofline:
