@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def convolution(writer: Writer, op: Op) -> None:
 def _emit(writer: Writer, op: Op, linear: Linear, source: int, window: Mapping[str, int], multiplier: int) -> None:
     """Write a convolution; ``multiplier`` is the depth multiplier of a depthwise one and 0 for others."""
     kind, table, axes = "CONV_2D", "Conv2DOptions", (0, 2, 3, 1)
-    options = {**window, "FusedActivationFunction": linear.activation}
+    options: dict[str, Any] = {**window, "FusedActivationFunction": linear.activation}
     if multiplier:
         kind, table, axes = "DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", (1, 2, 3, 0)
         options["DepthMultiplier"] = multiplier
