@@ -49,13 +49,17 @@ def choose(target: Target, backend: str | None = None, config: str = "") -> Choi
     accelerator = told[0] if told else ""
     name = backend or (learned.backend if learned else "")
     if not name:
-        name = "vela" if accelerator else "onnxruntime" if target.precision == "float32" else ""
+        name = "vela" if accelerator else "onnxruntime" if "cpu" in target.name else ""
     if not name:
         raise ConfigError(
             f"nothing says how the target {target.name!r} is measured; name it: --backend {' or '.join(BUNDLED)}"
         )
     if name == "vela" and not (config or accelerator):
         raise ConfigError(f"{target.name!r} names no accelerator; name one: --config ethos-u55-256")
+    if name == "totals" and not config:  # never taken from a target file: it may be a stranger's
+        raise ConfigError(
+            "the backend totals needs a command with {model}, or MODULE:FUNCTION: --config 'bench {model}'"
+        )
     choice = Choice(name, config or (accelerator if name == "vela" else ""))
     return choice.as_before(learned.tool) if learned and learned.backend == name else choice
 

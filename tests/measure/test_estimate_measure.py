@@ -73,7 +73,7 @@ def test_without_a_measurement_the_answer_is_no(small_model: Path) -> None:
         (("--measure",), "nothing says how the target 'npu-16' is measured"),
         (("--measure", "--backend", "velo"), "no backend 'velo'"),
         (("--measure", "--backend", "vela"), "names no accelerator; name one: --config ethos-u55-256"),
-        (("--measure", "--backend", "totals"), "give a command that holds {model}"),
+        (("--measure", "--backend", "totals"), "the backend totals needs a command with {model}"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: tuple[str, ...], reason: str, small_model: Path) -> None:
@@ -110,3 +110,5 @@ def test_what_is_asked_for_comes_first() -> None:
     assert choose(NPU, "my:Chip", "fast") == Choice("my:Chip", "fast")
     with pytest.raises(ConfigError, match="--backend onnxruntime or totals or vela"):
         choose(NPU)
+    with pytest.raises(ConfigError, match="--config 'bench"):  # a target file names no command that would be run
+        choose(learned(NPU, "totals", "totals: rm {model}"))
