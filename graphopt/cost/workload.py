@@ -64,7 +64,7 @@ class Workload:
         kernel_height, kernel_width: the window of a convolution or a pooling.
         stride_height, stride_width: its steps.
         output_height, output_width: the last two axes of an output of four; 1 where there are fewer.
-        input_elements: elements of the activation that the anchor reads first.
+        input_elements: elements of the activation that the anchor reads first; of those that a Concat has to copy.
         second_elements: elements of what the kernel reads beside that (the skip of a residual block, a gate).
         output_elements: elements written.
     """
@@ -180,6 +180,10 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
     # a residual block of one convolution reads its input twice
     behind = {name for key in kernel.ops if key != kernel.anchor for name in graph.op(key).inputs}
     others = [tensor for tensor in kernel.reads if tensor != first or tensor in behind]
+    firsts = [first] if first is not None else []
+    if anchor.op_type == "Concat":  # what nobody else reads can be written in its place at once, the rest is copied
+        firsts = [tensor for tensor in kernel.reads if graph.only_use(tensor) is None]
+        others = [tensor for tensor in kernel.reads if tensor not in firsts]
     window = _window(anchor, kernel, shape_of)
     strides = anchor.attribute("strides", ())
     made = _plane(shape_of(kernel.writes[-1])) if kernel.writes else (1, 1)
@@ -194,7 +198,7 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
         stride_width=int(_plane((1, 1, *strides))[1]),
         output_height=made[0],
         output_width=made[1],
-        input_elements=_product(shape_of(first)) if first is not None else 0,
+        input_elements=_total(firsts, shape_of),
         second_elements=_total(others, shape_of),
         output_elements=_total(kernel.writes, shape_of),
     )

@@ -97,13 +97,16 @@ def fire(b: NetBuilder, x: str, block: Block) -> str:
 
 
 def channel_padded(b: NetBuilder, x: str, block: Block) -> str:
-    """Depthwise and 1x1 around a skip that is pooled and padded with zero channels (BlazeFace)."""
+    """Depthwise and 1x1 around a skip that is pooled and padded with zero channels (BlazeFace).
+
+    Whether by a Pad or a concatenation is as arbitrary as in files: small expansions, which mean nothing here, decide.
+    """
     c = b.shapes[x][0]
     stride = block.stride if isinstance(block.stride, int) else max(block.stride)
     channels = max(block.channels, c)
     inner = b.conv(b.depthwise(x, block.kernel, stride), channels)
     skip = x if stride == 1 else b.pool(x, "Max", stride, stride)
-    skip = skip if channels == c else b.pad_channels(skip, channels)
+    skip = skip if channels == c else b.pad_channels(skip, channels, concat=block.expansion < 4)
     return b.add(inner, skip, act=block.act)
 
 

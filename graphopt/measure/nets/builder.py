@@ -30,7 +30,7 @@ class NetBuilder:
 
     Attributes:
         rng: for weights.
-        shapes: channels, height, width by tensor name; height and width are 0 for a vector.
+        shapes: channels, height, width by tensor name; height and width are 0 for a vector, width is 0 for rows.
         macs: multiply-accumulates so far.
         parameters: weights so far, biases not counted.
         weightless: whether nothing but counting is wanted; such a net has no model.
@@ -180,11 +180,26 @@ class NetBuilder:
             how = {"coordinate_transformation_mode": "half_pixel"}
         return self._node("Resize", [x, "", scales], (c, factor * h, factor * w), mode=mode, **how)
 
-    def pad_channels(self, x: str, channels: int) -> str:
-        """Zero channels at the end."""
+    def pad_channels(self, x: str, channels: int, *, concat: bool = False) -> str:
+        """Zero channels at the end: a Pad, or a concatenation with zeros."""
         c, h, w = self.shapes[x]
+        if concat:
+            zeros = self.constant(np.zeros((1, channels - c, h, w), np.float32))
+            return self._node("Concat", [x, zeros], (channels, h, w), axis=1)
         pads = self.constant(np.array([0, 0, 0, 0, 0, channels - c, 0, 0], np.int64))
         return self._node("Pad", [x, pads], (channels, h, w))
+
+    def rows(self, x: str, columns: int) -> str:
+        """A map as rows of ``columns`` numbers, channels last: what a detector puts out."""
+        c, h, w = self.shapes[x]
+        last = self._node("Transpose", [x], (h, w, c), perm=[0, 2, 3, 1])
+        shape = self.constant(np.array([1, h * w * c // columns, columns], np.int64))
+        return self._node("Reshape", [last, shape], (h * w * c // columns, columns, 0))
+
+    def join_rows(self, parts: Sequence[str]) -> str:
+        """Rows after one another."""
+        columns = self.shapes[parts[0]][1]
+        return self._node("Concat", parts, (sum(self.shapes[part][0] for part in parts), columns, 0), axis=1)
 
     def softmax(self, x: str) -> str:
         """Over the channels of a vector."""
@@ -219,5 +234,5 @@ class NetBuilder:
         return model
 
     def _value(self, tensor: str) -> onnx.ValueInfoProto:
-        c, h, w = self.shapes[tensor]
-        return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [1, c] if h == 0 else [1, c, h, w])
+        shape = [1, *(size for size in self.shapes[tensor] if size)]
+        return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, shape)

@@ -34,11 +34,12 @@ def classifier(
     return b.softmax(x) if softmax else x
 
 
-def detector(b: NetBuilder, maps: Sequence[str], channels: int, *, kernel: int = 3) -> None:
-    """Two convolutions on each map: boxes and scores (SSD)."""
-    for x in maps:
-        b.conv(x, 4 * channels, kernel)
-        b.conv(x, 2 * channels, kernel, act="sigmoid")
+def detector(b: NetBuilder, maps: Sequence[str], anchors: int, *, kernel: int = 3, joined: bool = False) -> None:
+    """Two convolutions on each map, boxes and scores (SSD); ``joined`` puts the rows of all maps together."""
+    found = [(b.conv(x, 4 * anchors, kernel), b.conv(x, 2 * anchors, kernel, act="sigmoid")) for x in maps]
+    if joined:
+        for columns, parts in zip((4, 2), zip(*found, strict=True), strict=True):
+            b.join_rows([b.rows(part, columns) for part in parts])
 
 
 def decoder(b: NetBuilder, ends: Sequence[str], channels: int, outputs: int, *, how: str, merge: str, act: str) -> str:
@@ -71,15 +72,15 @@ def random_head(
     x = ends[-1]
     channels = b.shapes[x][0]
     kind = rng.random()
-    if kind < 0.65 or len(ends) < 2:
+    if kind < 0.6 or len(ends) < 2:
         most = max(int(affordable / (2 * channels)), 8)
         wide = rng.random() < 0.6
         features = round_width(min(float(rng.uniform(1, 4)) * channels, most, 1280), step) if wide else 0
         classes = int(min(rng.choice([2, 10, 100, 1000, int(rng.integers(2, 400))]), max(most // 2, 2)))
         late = bool(rng.random() < 0.25)
         classifier(b, x, classes, features=features, act=act, late=late, softmax=bool(rng.random() < 0.3))
-    elif kind < 0.82:
-        detector(b, ends[-2:], int(rng.integers(1, 7)), kernel=int(rng.choice([1, 3])))
+    elif kind < 0.78:
+        detector(b, ends[-2:], int(rng.integers(1, 7)), kernel=int(rng.choice([1, 3])), joined=bool(rng.random() < 0.5))
     else:
         decoder(
             b,

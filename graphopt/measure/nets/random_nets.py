@@ -30,7 +30,7 @@ _BLOCKS: Final[tuple[tuple[MakeBlock, float], ...]] = (
     (blocks.bottleneck, 0.7),
     (blocks.inception, 0.6),
     (blocks.fire, 0.4),
-    (blocks.channel_padded, 0.3),
+    (blocks.channel_padded, 0.6),
 )
 """Block kinds and how often they are preferred."""
 
@@ -96,7 +96,7 @@ def _habits(rng: np.random.Generator, image: Map) -> _Habits:
     weights = np.array([weight for _, weight in _BLOCKS])
     squeezed = rng.random() < 0.35
     return _Habits(
-        act=str(rng.choice(["relu6", "relu", "hard-swish", "silu", "leaky-relu"], p=[0.35, 0.3, 0.2, 0.1, 0.05])),
+        act=str(rng.choice(["relu6", "relu", "hard-swish", "silu", "leaky-relu"], p=[0.33, 0.29, 0.2, 0.1, 0.08])),
         step=int(rng.choice([8, 16, 4, 1, 32], p=[0.4, 0.2, 0.15, 0.15, 0.1])),
         kinds=tuple(rng.dirichlet(weights / weights.sum() * 3)),
         kernels=tuple(rng.dirichlet([2.0, 0.8, 0.25, 0.15])),
