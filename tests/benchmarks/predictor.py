@@ -28,7 +28,8 @@ import numpy.typing as npt
 from graphopt.decide import candidate_of, extend_widths
 from graphopt.draft import Job
 from graphopt.ir.channels import ChannelGroup
-from graphopt.ir.graph import Graph
+from graphopt.ir.graph import Graph, Patch
+from graphopt.ir.op import Weight
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import save
 from graphopt.pipeline import apply_plan, scan
@@ -166,6 +167,26 @@ def naswot(graph: Graph, images: Images) -> float:
     return float(np.linalg.slogdet(kernel)[1])
 
 
+def untrained(graph: Graph, seed: int) -> Graph:
+    """The same structure with drawn weights (He, arXiv:1502.01852) and no biases."""
+    rng = np.random.default_rng(seed)
+    patches = []
+    for op in graph.ops():
+        new = {}
+        for name in op.inputs[1:] if op.op_type in ("Conv", "Gemm") else ():
+            shape = graph.weights[name].shape
+            values = rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:])) * (len(shape) > 1)
+            new[name] = _weight(f"{op.key}/drawn/{name}", values.astype(np.float32))
+        if new:
+            inputs = tuple(new[name].name if name in new else name for name in op.inputs)
+            patches.append(Patch((op.key,), (replace(op, inputs=inputs, source=None),), tuple(new.values())))
+    return graph.edited(patches)
+
+
+def _weight(name: str, values: Images) -> Weight:
+    return Weight(name, values.shape, values.dtype, lambda: values)
+
+
 def logits_of(path: Path, images: Images) -> Floats:
     """Outputs on all images."""
     session = Session(path)
@@ -267,7 +288,8 @@ def measure(variant: Variant, data: Data, reference: Floats, train: Callable[[Pa
         "relative L2 of centred logits": -centred_distance(reference, outputs),
         "KL on 128 held-out calibration images": -done.drift.value,
         "KL without repair": -_drift(reference, logits_of(naive, data.scored))[0],
-        "naswot": naswot(load(repaired), data.scored[:NASWOT_IMAGES]),
+        "naswot of the repaired model": naswot(load(repaired), data.scored[:NASWOT_IMAGES]),
+        "naswot, untrained": naswot(untrained(load(repaired), seed=0), data.scored[:NASWOT_IMAGES]),
         "parameters": float(done.after.parameters),
         "MACs": float(done.after.macs),
         "number of changes": -float(done.plan.changes),
