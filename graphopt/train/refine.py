@@ -144,7 +144,8 @@ class _Job:
         self._fixed = self._after.batch or self._before.batch
         self._group = self._fixed or 1
         self._count = min(self._before.count, self._after.count)
-        self._order = np.random.default_rng([seed, 2]).permutation(self._count)
+        self._order = np.random.default_rng(seed).permutation(self._count)
+        """Held-out samples come last: those that the closed form did not solve on, either."""
 
     def refine(self, block: Block, steps: int) -> RepairedUnit:
         """Train one block and keep its best state on held-out samples."""
@@ -182,7 +183,7 @@ class _Job:
         held = -(-held // self._group) * self._group
         if count < max(_FEWEST_SAMPLES, held + self._group):
             return f"{_FEWEST_SAMPLES} samples of what it reads and makes do not fit into the memory limit"
-        chosen = self._order[:count]
+        chosen = np.concatenate([self._order[: count - held], self._order[-held:]])
         original = self._before.graph
         makers = [original.producer(name) for name in block.outputs]
         start = min((op.key for op in makers if op is not None), key=original.position)

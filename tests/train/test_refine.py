@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from graphopt.apply import WidthAction, apply_actions
@@ -58,16 +59,26 @@ def test_a_block_that_gets_no_better_keeps_its_weights(block: Graph, monkeypatch
     assert {unit.note for unit in done.units} == {"held-out error did not fall"}
 
 
-def test_removed_channels_have_no_part_in_the_error(block: Graph, tmp_path: Path) -> None:
+def resized(block: Graph, selection: Selection, width: int) -> tuple[Graph, dict[str, npt.NDArray[np.intp]]]:
+    """The block with other channels between its last convolution and its head, and where they were before."""
     channels = channel_groups(block)
     group = next(one for one in channels.groups if one.size == 16)
-    selection = {group.id: Selection(np.arange(1, 13), pad=2)}
-    other = apply_actions(block, channels, [], [WidthAction(group.id, 14, "by-hand")], selection)
-    kept = kept_positions(channels, selection)
-    assert -1 in kept["l"]
+    chosen = {group.id: selection}
+    other = apply_actions(block, channels, [], [WidthAction(group.id, width, "by-hand")], chosen)
+    return other, kept_positions(channels, chosen)
+
+
+def test_removed_channels_are_made_up_for(block: Graph, tmp_path: Path) -> None:
+    other, kept = resized(block, Selection(np.arange(1, 13)), 12)
     done = refine(block, other, kept, SAMPLES, steps=20)
     assert done.units[-1].op == "scores"
     assert away(done.graph, block, tmp_path) < away(other, block, tmp_path)
+
+
+def test_channels_that_the_original_lacks_have_no_part_in_the_error(block: Graph) -> None:
+    other, kept = resized(block, Selection(np.arange(16), pad=2), 18)
+    done = refine(block, other, kept, SAMPLES, steps=1)
+    assert all(unit.error_before < 1e-3 for unit in done.units)
 
 
 def test_the_same_seed_makes_the_same_weights_and_torch_is_left_as_it_was(block: Graph, tmp_path: Path) -> None:
