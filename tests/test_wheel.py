@@ -59,13 +59,14 @@ def test_the_wheel_holds_code_rules_targets_and_samples_and_nothing_else(wheel: 
         names = set(archive.namelist())
     packed = {name for name in names if ".dist-info/" not in name}
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "graphopt").rglob("*.py")}
-    targets = {path.relative_to(ROOT).as_posix() for path in (ROOT / "graphopt" / "targets").rglob("*.toml")}
+    folder = ROOT / "graphopt" / "targets"
+    targets = {path.relative_to(ROOT).as_posix() for kind in ("*.toml", "*.npz") for path in folder.rglob(kind)}
     rules = {f"graphopt/_data/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "rules").rglob("*.toml")}
     samples = {f"graphopt/_data/sample_models/{name}" for name in SAMPLES}
     assert targets
     assert rules
     assert code | targets | rules | samples | {"graphopt/py.typed"} <= packed
-    assert {Path(name).suffix for name in packed - samples} <= {".py", ".toml", ".md", ".typed"}
+    assert {Path(name).suffix for name in packed - samples - targets} <= {".py", ".toml", ".md", ".typed"}
     assert all(name.startswith("graphopt/") for name in packed)
 
 

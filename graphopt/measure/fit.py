@@ -28,7 +28,7 @@ from graphopt.targets.target import Target
 TILES: Final = (1, 2, 4, 8, 16, 32, 64)
 """Tile sizes that are tried, for channels in and out."""
 
-MIN_KERNELS: Final = 30
+MIN_KERNELS: Final = 10
 """Fewer measured kernels of a category than this, and it is left to the analytic roofline."""
 
 TREES: Final = 300

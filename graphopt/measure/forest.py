@@ -41,7 +41,7 @@ def boosted(inputs: Single, goal: Real, weight: Real, *, trees: int, leaves: int
         "objective": "regression",
         "num_leaves": leaves,
         "learning_rate": learning_rate,
-        "min_data_in_leaf": 10,
+        "min_data_in_leaf": 5,
         "lambda_l2": 1.0,
         "num_threads": 1,
         "deterministic": True,
