@@ -40,7 +40,7 @@ def test_a_learned_target_predicts_latency_and_counts_the_rest(tmp_path: Path) -
     assert first.dram_bytes == price(LOADS[0], NPU).dram_bytes
     # nothing was learned about it: the closed form, and no trust in it
     assert other.latency_us == price(LOADS[1], NPU).latency_us
-    assert (other.uncertainty, other.extrapolates) == (UNLEARNED, True)
+    assert (other.uncertainty, other.extrapolates) == (1.0, True)
 
 
 def test_a_model_says_how_far_to_trust_it(tmp_path: Path) -> None:
