@@ -62,11 +62,11 @@ def test_optimize_json_has_its_keys_and_the_plan_replays(run, small_model: Path,
     values = json.loads(done.stdout)
     assert set(values) == {
         "outcome", "reason", "model", "output", "plan_file", "report_file", "safety", "plan_digest", "before", "after",
-        "capacity_kept", "importance", "changes", "front", "verification", "drift", "repaired", "evaluation",
+        "capacity_kept", "importance", "changes", "front", "verification", "drift", "repaired", "refined", "evaluation",
         "refusals", "notes", "evaluations",
     }  # fmt: skip
     assert values["outcome"] == "optimized"
-    assert (values["drift"], values["repaired"], values["evaluation"]) == (None, None, None)
+    assert [values[key] for key in ("drift", "repaired", "refined", "evaluation")] == [None] * 4
     assert values["after"]["latency_us"] < values["before"]["latency_us"]
     again = run("apply", small_model, values["plan_file"], "-o", tmp_path / "again.onnx", "--json")
     assert again.exit_code == 0, again.stderr
@@ -269,12 +269,10 @@ def test_debug_shows_the_traceback_and_its_absence_one_line(run, tmp_path: Path)
 
 
 def test_a_bug_is_one_line_and_no_yes(run, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import graphopt.pipeline
-
     def broken(*_: object, **__: object) -> None:
         raise KeyError("gremlin")
 
-    monkeypatch.setattr(graphopt.pipeline, "estimate", broken)
+    monkeypatch.setattr("graphopt.prepare.open_subject", broken)
     done = run("estimate", small_model)
     assert done.exit_code == 1
     assert len(done.stderr.splitlines()) == 1

@@ -16,7 +16,7 @@ def test_what_an_interrupt_leaves_behind_is_an_interrupt(
         finally:
             raise OSError(9, "Bad file descriptor")
 
-    monkeypatch.setattr("graphopt.pipeline.estimate", stopped)
+    monkeypatch.setattr("graphopt.prepare.open_subject", stopped)
     with pytest.raises(SystemExit) as stop:
         app.main(["estimate", "model.onnx"])
     assert stop.value.code == 130
