@@ -22,8 +22,8 @@ _ACCURACY_NOTE = (
 )
 _DRIFT_NOTE = (
     "<p class=note>How far the outputs are from the original's on samples that no solve has seen; 0 is no change. "
-    "No labels are needed for it. For class scores it is the KL divergence, which ranked variants of the sample model by "
-    "the accuracy that they reach after training. The standard error is by samples.</p>"
+    "No labels are needed for it. For class scores it is the KL divergence, which ranked variants of the sample "
+    "model by the accuracy that they reach after training. The standard error is by samples.</p>"
 )
 _REPAIR_NOTE = (
     "<p class=note>Error of each op's output against the original's on held-out samples, relative to how much that "
