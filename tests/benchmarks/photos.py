@@ -1,6 +1,6 @@
 """Trade drift against latency on an ImageNet classifier, with photographs that Python packages ship.
 
-    python -m tests.benchmarks.photos MODEL.onnx [--target T] [--max-drift D ...]
+    python -m tests.benchmarks.photos MODEL.onnx [--target T] [--max-drift D ...] [--photos FOLDER]
 
 Needs scikit-image, scikit-learn and foolbox (`pip install scikit-image scikit-learn foolbox`); nothing of theirs is
 kept.
@@ -74,10 +74,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--target", default="npu-32")
-    parser.add_argument("--max-drift", type=float, nargs="+", default=[0.02, 0.05, 0.1])
+    parser.add_argument("--max-drift", type=float, nargs="+", default=[0.006, 0.01, 0.015])
     parser.add_argument("--cache", help="folder for measured drifts")
-    parser.add_argument("--views", type=int, default=20, help="random views of each photograph")
-    parser.add_argument("--least-area", type=float, default=0.35, help="smallest crop, as a share of the area")
+    parser.add_argument("--photos", type=Path, help="folder of more photographs to solve on")
+    parser.add_argument("--repair-steps", type=int, default=0)
+    parser.add_argument("--views", type=int, default=40, help="random views of each photograph")
+    parser.add_argument("--least-area", type=float, default=0.6, help="smallest crop, as a share of the area")
     parser.add_argument("--out", type=Path, help="folder for the models and plans; a temporary one otherwise")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -86,18 +88,25 @@ def main() -> None:
     paths = photographs()
     apart = paths[::APART]
     solve = [path for path in paths if path not in apart]
+    if given.photos is not None:
+        solve += sorted(path for path in given.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     with tempfile.TemporaryDirectory() as folder:
         data, strangers = Path(folder) / "views.npz", Path(folder) / "strangers.npz"
         np.savez(data, **{name: views(solve, given.views, given.least_area, given.seed)})
         np.savez(strangers, **{name: views(apart, given.views, given.least_area, given.seed + 1)})
         other = open_calibration(strangers, inputs)
         kind = f"{given.views} views of each, crops of at least {given.least_area:.0%} of the area"
-        print(f"{len(paths)} photographs, {len(apart)} of them set aside; {kind}")
+        print(f"{len(solve)} photographs to solve on, {len(apart)} set aside; {kind}")
         for bound in given.max_drift:
             start = time.perf_counter()
             out = (given.out or Path(folder)) / f"out-{bound}.onnx"
             options = Options(
-                target=given.target, calibration=str(data), max_drift=bound, seed=given.seed, cache=given.cache
+                target=given.target,
+                calibration=str(data),
+                max_drift=bound,
+                seed=given.seed,
+                cache=given.cache,
+                repair_steps=given.repair_steps,
             )
             result = optimize(given.model, out, options)
             seconds = time.perf_counter() - start
