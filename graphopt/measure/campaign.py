@@ -22,7 +22,7 @@ from graphopt.measure.choice import Choice
 from graphopt.measure.data import MeasuredNet, measured_kernels, measured_nets, workloads
 from graphopt.measure.evaluation import Estimator, Judged, Real, judge, net_score
 from graphopt.measure.fit import fit
-from graphopt.measure.journal import FILE_NAME, Entry, Header, Journal, read_header
+from graphopt.measure.journal import FILE_NAME, Entry, Header, Journal, digest, read_header
 from graphopt.measure.runner import measure_nets
 from graphopt.measure.solve import MeasuredTotal, solve
 from graphopt.measure.spec import NetFile, make_graph, random_key
@@ -82,6 +82,7 @@ class Outcome:
         half_error: mean relative error of whole nets when fitted to every second net.
         error: the same when fitted to all of them.
         refused: nets that could not be measured, by key, with the reason.
+        data_sha256: digest of the measurements of all these nets.
     """
 
     learned: Learned
@@ -90,6 +91,7 @@ class Outcome:
     half_error: float
     error: float
     refused: Sequence[tuple[str, Refusal]]
+    data_sha256: str
 
     @property
     def kernels(self) -> int:
@@ -171,7 +173,8 @@ def run(journal: Journal, campaign: Campaign, progress: Progress | None = None) 
             keys = [*(entry.key for entry in known), *_chosen(known, wanted, campaign)]
             collect(journal, keys, campaign, progress=progress)
     say("validation")
-    held_out = measured_nets(collect(journal, campaign.validation_keys, campaign), campaign.target)
+    apart = collect(journal, campaign.validation_keys, campaign)
+    held_out = measured_nets(apart, campaign.target)
     entries = training_entries(journal, campaign.family)[: campaign.nets]
     say("fitting")
     training = measured_nets(entries, campaign.target)
@@ -185,6 +188,7 @@ def run(journal: Journal, campaign: Campaign, progress: Progress | None = None) 
         half_error=net_score(judge(held_out, estimator_of(half, campaign.target))).mape,
         error=net_score(judged).mape,
         refused=[(entry.key, entry.answer) for entry in entries if isinstance(entry.answer, Refusal)],
+        data_sha256=digest([*entries, *apart]),
     )
 
 

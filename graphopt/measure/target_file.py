@@ -23,14 +23,13 @@ def source_path(target: str) -> Path:
     return Path(target) if target.endswith(".toml") else targets_dir() / f"{target}.toml"
 
 
-def write_target(source: Path, outcome: Outcome, header: Header, data_sha256: str, day: date, output: Path) -> None:
+def write_target(source: Path, outcome: Outcome, header: Header, day: date, output: Path) -> None:
     """Write ``output`` and the `.npz` of the same name beside it; each is there whole, or not at all.
 
     Args:
         source: the analytic target; its numbers, fusion table and comments are kept.
         outcome: what was learned.
         header: what measured.
-        data_sha256: digest of the measurements (:func:`graphopt.measure.journal.digest`).
         day: when they were made.
         output: a path that ends in ``.toml``; its stem is the target's name.
 
@@ -46,7 +45,7 @@ def write_target(source: Path, outcome: Outcome, header: Header, data_sha256: st
         "tool": header.tool,
         "nets": len(outcome.training),
         "kernels": outcome.kernels,
-        "data_sha256": data_sha256,
+        "data_sha256": outcome.data_sha256,
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in estimator.items()]
     lines.insert(4, f"measured = {day.isoformat()}")

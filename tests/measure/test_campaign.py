@@ -119,16 +119,15 @@ def test_a_campaign_learns_a_device_and_writes_a_target(tmp_path: Path) -> None:
     assert outcome.error_with_twice <= outcome.error
 
     made = tmp_path / "mine.toml"
-    data = digest(list(journal))
-    write_target(source_path("npu-32"), outcome, journal.header, data, date(2026, 11, 21), made)
+    write_target(source_path("npu-32"), outcome, journal.header, date(2026, 11, 21), made)
     target = load_target(str(made))
     assert target.name == "mine"
     assert target.fusion == TARGET.fusion
     assert target.estimator is not None
     assert (target.estimator.backend, target.estimator.measured) == ("fakedevice", "2026-11-21")
-    assert (target.estimator.data_sha256, target.estimator.nets) == (data, len(outcome.training))
+    assert (target.estimator.data_sha256, target.estimator.nets) == (digest(list(journal)), len(outcome.training))
     again = tmp_path / "again.toml"  # from a target that is learned already
-    write_target(made, outcome, journal.header, data, date(2026, 11, 21), again)
+    write_target(made, outcome, journal.header, date(2026, 11, 21), again)
     assert tomllib.loads(again.read_text("utf-8"))["estimator"]["file"] == "again.npz"
     _evaluate(tmp_path, made)
 

@@ -93,7 +93,6 @@ def run(
     from graphopt.errors import ConfigError
     from graphopt.measure import campaign as c
     from graphopt.measure.choice import BUNDLED, Choice, check_installed
-    from graphopt.measure.journal import digest
     from graphopt.measure.target_file import estimator_name, source_path, write_target
     from graphopt.report import format as f
     from graphopt.targets.target import load_target
@@ -114,9 +113,8 @@ def run(
         click.echo(f"{f.plural(reused, 'net')} of an earlier run {'is' if reused == 1 else 'are'} reused", err=True)
     with progress_bar(visible=not as_json) as update:
         outcome = c.run(kept, plan, update)
-    data = digest(list(kept))
-    write_target(source_path(base), outcome, kept.header, data, date.today(), made)
-    _tell(outcome, plan, made, kept.header.tool, data, reused, as_json=as_json)
+    write_target(source_path(base), outcome, kept.header, date.today(), made)
+    _tell(outcome, plan, made, kept.header.tool, reused, as_json=as_json)
     return 0
 
 
@@ -212,7 +210,7 @@ def _base(backend: str, config: str) -> str:
     return name
 
 
-def _tell(outcome: Outcome, plan: Campaign, made: Path, tool: str, data: str, reused: int, *, as_json: bool) -> None:
+def _tell(outcome: Outcome, plan: Campaign, made: Path, tool: str, reused: int, *, as_json: bool) -> None:
     """Print what was learned, how good it is, and whether more nets would help."""
     from graphopt.cli.output import cell, print_json, show
     from graphopt.measure.evaluation import kernel_score, net_score
@@ -230,7 +228,7 @@ def _tell(outcome: Outcome, plan: Campaign, made: Path, tool: str, data: str, re
             | {"kernels": outcome.kernels, "refused": refused, "reused": reused}
             | {"validation": {"nets": clean(nets), "kernels": clean(kernels)}}
             | {"learning": clean({"half": outcome.half_error, "all": outcome.error, "twice": outcome.error_with_twice})}
-            | {"data_sha256": data}
+            | {"data_sha256": outcome.data_sha256}
         )
         return
     made_of = _scores_table()
