@@ -100,9 +100,9 @@ class Journal:
             self._entries[entry.key] = entry
 
     def _write(self, values: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(values, separators=(",", ":")) + "\n")
-            file.flush()
+        line = json.dumps(values, separators=(",", ":")) + "\n"
+        with self.path.open("ab", buffering=0) as file:  # one write: lines of two runs at once stay whole
+            file.write(line.encode("utf-8"))
             os.fsync(file.fileno())
 
 
