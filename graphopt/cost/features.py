@@ -76,7 +76,7 @@ _OPERATORS: Final = {
     )
     for op_type in op_types
 }  # fmt: skip
-_ACTIVATIONS: Final = {"none": 0, "clamp": 1, "curve": 2}
+_ACTIVATIONS: Final = {"none": 0, "clamp": 1, "curve": 2, "gate": 3, "hard-gate": 4}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

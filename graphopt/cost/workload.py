@@ -28,8 +28,9 @@ ShapeOf = Callable[[str], Sequence[Count]]
 
 Kind = Literal["convolution", "depthwise", "product", "vector"]
 
-Activation = Literal["none", "clamp", "curve"]
-"""What is fused behind an anchor: nothing, bounds on the output (ReLU and its kin), or a function to look up."""
+Activation = Literal["none", "clamp", "curve", "gate", "hard-gate"]
+"""What is fused behind an anchor: nothing, bounds on the output (ReLU and its kin), a function to look up, or x times
+a sigmoid of itself: smooth (SiLU) or of straight pieces (hard-swish)."""
 
 _CLAMPS: Final = frozenset({"Relu", "Clip"})
 
@@ -227,7 +228,9 @@ def _activation(kernel: Kernel, graph: Graph) -> Activation:
     gated = any(op.op_type == "Mul" and not {*op.inputs} & {*kernel.reads, *kernel.weights} for op in followers)
     if not types:
         return "none"
-    return "curve" if gated or not types <= _CLAMPS else "clamp"
+    if gated:
+        return "gate" if "Sigmoid" in types else "hard-gate"
+    return "clamp" if types <= _CLAMPS else "curve"
 
 
 def _heavy(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: ShapeOf) -> Workload:

@@ -100,8 +100,9 @@ def test_a_graph_says_what_its_kernels_look_like() -> None:
     assert column(loads[4], "channels_out") == 24
 
 
-def test_a_spelled_out_gate_is_a_curve() -> None:
+def test_spelled_out_gates_are_told_from_curves() -> None:
     m = Builder()
-    graph = m.graph(m.hard_swish(m.conv(m.input(1, 8, 4, 4), 8)))
-    (kernel,) = decompose(graph, NPU)
-    assert load_of(graph, kernel).activation == "curve"
+    hard = m.hard_swish(m.conv(m.input(1, 8, 4, 4), 8))
+    conv = m.conv(hard, 8)
+    graph = m.graph(m.unary("LeakyRelu", m.conv(m.binary("Mul", conv, m.unary("Sigmoid", conv)), 8)))
+    assert [load_of(graph, kernel).activation for kernel in decompose(graph, NPU)] == ["hard-gate", "gate", "curve"]
