@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.search.objective import Scorer
 from graphopt.search.pareto import Front
+from graphopt.search.strategy import MAX_EVALUATIONS, Found
 from graphopt.space.table import Candidates, CostTable
 
 BLOCK_COMBINATIONS = 64
@@ -29,24 +29,14 @@ PATIENCE = 16
 """Restarts without an improvement after which the search stops."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search found.
-
-    Attributes:
-        best: the best candidate, shape (variables,).
-        score: its score (see :class:`Scorer`).
-        front: non-dominated candidates met on the way.
-        evaluations: candidates priced.
-    """
-
-    best: Candidates
-    score: float
-    front: tuple[Candidates, ...]
-    evaluations: int
-
-
-def local_search(table: CostTable, scorer: Scorer, *, seed: int = 0, max_evaluations: int = 200_000) -> Found:
+def local_search(
+    table: CostTable,
+    scorer: Scorer,
+    *,
+    seed: int = 0,
+    max_evaluations: int = MAX_EVALUATIONS,
+    start: Candidates | None = None,
+) -> Found:
     """Minimise ``scorer`` over the candidates of ``table``.
 
     Args:
@@ -54,9 +44,10 @@ def local_search(table: CostTable, scorer: Scorer, *, seed: int = 0, max_evaluat
         scorer: objective and constraints.
         seed: of the restarts.
         max_evaluations: the search stops once it has priced this many candidates.
+        start: where it begins, the table's default without one.
     """
     search = _Search(table, scorer, max_evaluations)
-    best = table.default()
+    best = table.default() if start is None else start
     score = float(scorer(best[None])[0])
     search.front.add(best[None])
     if not len(best):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,47 +10,8 @@ from hypothesis import strategies as st
 from graphopt.search.local import local_search
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.search.pareto import non_dominated
-from graphopt.space.memory import MemoryTable
-from graphopt.space.table import (
-    DRAM_BYTES,
-    INVALID,
-    LATENCY,
-    MACS,
-    METRICS,
-    PARAMETER_BYTES,
-    CostTable,
-    Factor,
-    Variable,
-)
-
-
-def no_memory() -> MemoryTable:
-    return MemoryTable([], [], [], np.zeros((0, 0)), [])
-
-
-def random_table(seed: int, sites: int, widths: int) -> CostTable:
-    """A chain: width, site, width, site ...; each site's factor meets the widths beside it."""
-    generator = np.random.default_rng(seed)
-    variables = [Variable("site", f"s{i}", ("keep", "fuse", "swap")[: generator.integers(2, 4)]) for i in range(sites)]
-    variables += [Variable("width", f"w{i}", ("18", "32", "16")[: generator.integers(2, 4)]) for i in range(widths)]
-    factors = []
-    for i in range(sites):
-        near = [i, *(sites + j for j in (i - 1, i) if 0 <= j < widths)]
-        counts = [len(variables[v].options) for v in near]
-        strides = [int(np.prod(counts[k + 1 :], dtype=int)) for k in range(len(counts))]
-        entries = int(np.prod(counts))
-        table = np.zeros((METRICS, entries))
-        for row in (LATENCY, MACS, PARAMETER_BYTES, DRAM_BYTES):
-            table[row] = generator.integers(1, 1000, entries)
-        table[INVALID, 1:] = generator.random(entries - 1) < 0.1
-        factors.append(
-            Factor(tuple(near), tuple(s * np.arange(c) for s, c in zip(strides, counts, strict=True)), table)
-        )
-    return CostTable(variables, factors, np.zeros(METRICS), no_memory())
-
-
-def every_candidate(table: CostTable) -> np.ndarray:
-    return np.array(list(itertools.product(*(range(n) for n in table.sizes))), np.int64)
+from graphopt.space.table import INVALID, LATENCY, METRICS, PARAMETER_BYTES, CostTable, Factor, Variable
+from tests.search.tables import every_candidate, no_memory, random_table
 
 
 @given(seed=st.integers(0, 10_000), sites=st.integers(1, 4), widths=st.integers(0, 4))

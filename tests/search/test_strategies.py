@@ -1,0 +1,161 @@
+"""What every strategy promises, and what only the exact one does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from graphopt.search.exact import certify
+from graphopt.search.local import local_search
+from graphopt.search.objective import Constraints, Scorer
+from graphopt.search.strategies import STRATEGIES
+from graphopt.search.strategy import Certificate, Strategy
+from graphopt.space.table import LATENCY, MACS, METRICS, PARAMETER_BYTES, CostTable, Factor, Variable
+from tests.search.tables import every_candidate, no_memory, random_table, tangled_table
+
+
+def bounded(table: CostTable, shares: dict[int, float]) -> Constraints:
+    """Constraints at quantiles of the feasible candidates' metrics."""
+    rows = every_candidate(table)
+    rows = rows[Scorer(table, "latency", Constraints())(rows) < Scorer.INFEASIBLE]
+    names = {MACS: "macs", PARAMETER_BYTES: "parameter_bytes"}
+    values = table.evaluate(rows, list(shares))
+    return Constraints(**{names[m]: int(np.quantile(line, shares[m])) for m, line in zip(shares, values, strict=True)})
+
+
+def optimum(table: CostTable, constraints: Constraints) -> float:
+    return float(Scorer(table, "latency", constraints)(every_candidate(table)).min())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+class TestEveryStrategy:
+    @pytest.fixture
+    def search(self, name: str) -> Strategy:
+        return STRATEGIES[name]  # type: ignore[index]
+
+    def test_the_answer_is_valid_and_never_worse_than_the_start(self, search: Strategy) -> None:
+        for seed in range(20):
+            table = tangled_table(seed)
+            scorer = Scorer(table, "latency", Constraints())
+            found = search(table, scorer)
+            assert found.score == scorer(found.best[None])[0]
+            assert found.score <= scorer(table.default()[None])[0]
+            assert scorer.feasible(found.score)
+            first, best = table.evaluate(np.array([found.front[0], found.best]), (LATENCY,))[0]
+            assert first <= best  # the front begins with the fastest, and the best is on offer to it
+
+    def test_it_finds_its_way_into_the_bounds(self, search: Strategy, name: str) -> None:
+        kept = 0
+        for seed in range(20):
+            table = random_table(seed, sites=4, widths=3)
+            scorer = Scorer(table, "latency", bounded(table, {PARAMETER_BYTES: 0.3}))
+            kept += scorer.feasible(search(table, scorer).score)
+        assert kept >= (14 if name == "greedy" else 20)
+
+    def test_same_seed_same_answer(self, search: Strategy) -> None:
+        table = random_table(11, sites=9, widths=8)
+        first, second = (search(table, Scorer(table, "parameters", Constraints()), seed=5) for _ in range(2))
+        assert first.best.tolist() == second.best.tolist()
+        assert [row.tolist() for row in first.front] == [row.tolist() for row in second.front]
+
+    def test_without_a_gain_nothing_changes(self, search: Strategy) -> None:
+        flat = np.zeros((METRICS, 3))
+        flat[LATENCY] = 7.0
+        site = Variable("site", "a", ("keep", "x", "y"))
+        table = CostTable([site], [Factor((0,), (np.arange(3),), flat)], np.zeros(METRICS), no_memory())
+        assert search(table, Scorer(table, "latency", Constraints())).best.tolist() == [0]
+
+    def test_the_budget_holds(self, search: Strategy) -> None:
+        table = random_table(12, sites=9, widths=8)
+        short = Scorer(table, "latency", bounded_roughly(table))
+        search(table, short, max_evaluations=100)
+        assert short.evaluations < 1000  # what was begun may be finished
+
+    def test_an_empty_space_has_one_candidate(self, search: Strategy) -> None:
+        table = CostTable([], [], np.ones(METRICS), no_memory())
+        assert search(table, Scorer(table, "latency", Constraints())).best.shape == (0,)
+
+
+def bounded_roughly(table: CostTable) -> Constraints:
+    parameters = table.evaluate(table.default()[None], (PARAMETER_BYTES,))
+    return Constraints(parameter_bytes=int(0.6 * parameters[0, 0]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_exact_is_the_optimum_and_says_so(seed: int) -> None:
+    table = tangled_table(seed)
+    found = STRATEGIES["exact"](table, Scorer(table, "latency", Constraints()))
+    assert found.score == pytest.approx(optimum(table, Constraints()), rel=1e-12)
+    assert found.certificate is not None
+    assert found.certificate.gap == 0
+
+
+@pytest.mark.parametrize(
+    "shares", [{PARAMETER_BYTES: 0.4}, {MACS: 0.4, PARAMETER_BYTES: 0.4}, {MACS: 0.95, PARAMETER_BYTES: 0.1}]
+)
+def test_under_constraints_the_bound_is_below_the_optimum_and_near(shares: dict[int, float]) -> None:
+    gaps, proved = [], []
+    for seed in range(24):
+        table = tangled_table(seed) if seed % 2 else random_table(seed, sites=4, widths=3)
+        constraints = bounded(table, shares)
+        best = optimum(table, constraints)
+        if best >= Scorer.INFEASIBLE:
+            continue
+        found = STRATEGIES["exact"](table, Scorer(table, "latency", constraints))
+        local = local_search(table, Scorer(table, "latency", constraints))
+        assert best - 1e-9 <= found.score <= local.score
+        assert found.certificate is not None
+        unit = found.certificate.value / found.score
+        assert found.certificate.bound <= best * unit * (1 + 1e-9)
+        gaps.append(found.score / best - 1)
+        proved.append(found.certificate.gap)
+    assert len(gaps) > 15
+    assert np.median(gaps) == 0
+    assert np.median(proved) < 0.25  # prices are drawn at random: few candidates lie on the hull
+
+
+def test_the_best_multiplier_is_found() -> None:
+    """Options on a line: saving 1 in latency costs 1 in parameters, so the relaxed bound is the optimum."""
+    lines = np.zeros((METRICS, 5))
+    lines[LATENCY] = [5, 4, 3, 2, 1]
+    lines[PARAMETER_BYTES] = [1, 2, 3, 4, 5]
+    variables = [Variable("width", f"w{i}", tuple("abcde")) for i in range(4)]
+    factors = [Factor((i,), (np.arange(5),), lines) for i in range(4)]
+    table = CostTable(variables, factors, np.zeros(METRICS), no_memory())
+    scorer = Scorer(table, "latency", Constraints(parameter_bytes=11))
+    found = STRATEGIES["exact"](table, scorer)
+    assert found.score == pytest.approx(13 / 20, rel=1e-6)
+    assert found.certificate is not None
+    assert found.certificate.gap == 0
+
+
+def test_a_certificate_shows_what_a_search_missed() -> None:
+    table = random_table(3, sites=4, widths=3)
+    scorer = Scorer(table, "latency", Constraints())
+    best = optimum(table, Constraints())
+    certificate = certify(table, scorer, 1.1 * best)
+    assert certificate is not None
+    assert certificate.gap == pytest.approx(0.1, rel=1e-6)
+    assert certificate.value == pytest.approx(1.1 * best * scorer.reference[LATENCY])
+    assert replace(certificate, value=certificate.bound).gap == 0
+    assert certify(table, scorer, Scorer.INFEASIBLE * 2) is None
+    assert Certificate("latency", 1.0, -np.inf).gap == np.inf
+
+
+def test_peak_memory_has_no_bound() -> None:
+    table = random_table(3, sites=3, widths=2)
+    with pytest.raises(ValueError, match="peak memory"):
+        certify(table, Scorer(table, "peak-memory", Constraints()), 1.0)
+
+
+def test_greedy_pays_least_for_what_a_constraint_asks() -> None:
+    costs = np.zeros((2, METRICS, 2))
+    costs[:, LATENCY] = [[10, 20], [10, 11]]
+    costs[:, PARAMETER_BYTES] = [[10, 4], [10, 6]]
+    variables = [Variable("site", name, ("keep", "swap")) for name in "ab"]
+    factors = [Factor((i,), (np.arange(2),), costs[i]) for i in range(2)]
+    table = CostTable(variables, factors, np.zeros(METRICS), no_memory())
+    found = STRATEGIES["greedy"](table, Scorer(table, "latency", Constraints(parameter_bytes=16)))
+    assert found.best.tolist() == [0, 1]  # the other change saves more, and costs ten times as much
