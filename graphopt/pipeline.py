@@ -14,7 +14,7 @@ from graphopt.cost.estimate import Estimate
 from graphopt.cost.estimate import estimate as estimate_graph
 from graphopt.decide import candidate_of, decisions_of, notes_of
 from graphopt.draft import Draft, Job, Progress, deliver, find_data, find_evaluator
-from graphopt.errors import ModelError, PlanError
+from graphopt.errors import ConfigError, ModelError, PlanError
 from graphopt.ir.graph import Graph
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import check_output, save
@@ -22,8 +22,10 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.plan import Plan, plan_to_toml, read_plan
 from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, nothing_to_reshape, open_subject
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
-from graphopt.search.local import Found, local_search
+from graphopt.search.exact import certify
 from graphopt.search.objective import Constraints, Scorer
+from graphopt.search.strategies import STRATEGIES
+from graphopt.search.strategy import Found
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES, CostTable
 from graphopt.targets.target import Target, load_target
 
@@ -96,6 +98,7 @@ def optimize(
         VerificationError: the proof could not be made.
     """
     options = options or Options()
+    _check_search(options)
     original = load(model, input_shapes=options.input_shapes)
     if output is not None:
         check_output(original, output)
@@ -109,12 +112,19 @@ def optimize(
     else:
         found, draft, notes = _search_within_drift(job, options.max_drift, progress)
     result = replace(draft.result(), front=_front(job, found), evaluations=found.evaluations)
-    result = replace(result, notes=(*result.notes, *notes))
+    result = replace(result, notes=(*result.notes, *notes), certificate=found.certificate)
     missed = _missed(draft, options)
     if missed:
         units = draft.repaired.units if options.max_drift is not None and draft.repaired is not None else ()
         return replace(result, drift=draft.drift if units else None, repaired=units, outcome="failed", reason=missed)
     return deliver(draft, result, output)
+
+
+def _check_search(options: Options) -> None:
+    """Raise :class:`ConfigError` where a proof is asked for that cannot be made."""
+    if options.objective == "peak-memory" and (options.certify or options.search == "exact"):
+        asked = "--search exact" if options.search == "exact" else "--certify"
+        raise ConfigError(f"{asked} needs an objective that adds up: --objective latency or parameters")
 
 
 def _search(job: Job, table: CostTable, bounds: Constraints, progress: Progress | None) -> tuple[Found, Draft]:
@@ -145,16 +155,19 @@ def _search_once(
     The search sees the live set; the arena that counts may need a little more.
     """
     options = job.options
+    search = STRATEGIES[options.search]
     live_set = bounds.peak_bytes
     for _ in range(MEMORY_ATTEMPTS):
         scorer = Scorer(table, options.objective, replace(bounds, peak_bytes=live_set))
-        found = local_search(table, scorer, seed=options.seed, max_evaluations=options.max_evaluations)
+        found = search(table, scorer, seed=options.seed, max_evaluations=options.max_evaluations)
         draft = Draft(job, found.best, progress)
         excess = draft.after.peak_activation_bytes - bounds.peak_bytes if bounds.peak_bytes is not None else 0
         if excess <= 0 or not scorer.feasible(found.score):
             break
         assert live_set is not None
         live_set = max(live_set - excess, 1)
+    if options.certify and found.certificate is None:
+        found = replace(found, certificate=certify(table, scorer, found.score))
     return found, draft, excess <= 0 and scorer.feasible(found.score)
 
 

@@ -11,6 +11,7 @@ from graphopt.ir.op import Importance, Safety
 from graphopt.plan import Plan
 from graphopt.rewrites.rewrite import Refusal
 from graphopt.search.objective import Constraints, Objective
+from graphopt.search.strategy import MAX_EVALUATIONS, Certificate, SearchName
 from graphopt.verification import Verification
 
 if TYPE_CHECKING:  # these run onnxruntime in this process, which a job without real inputs never does
@@ -42,6 +43,8 @@ class Options:
         constraints: what must hold.
         seed: of the search and of made-up verification inputs.
         max_evaluations: when the search stops at the latest (candidates priced).
+        search: the strategy: ``local``, ``exact`` (the optimum with its proof; not for peak memory) or ``greedy``.
+        certify: whether to say how far from the optimum the plan is at most.
         input_shapes: concrete shapes for dynamic inputs.
         calibration: real inputs without labels: an `.npz` or `.npy` by input name, or a folder of images. Lossy changes
             are repaired on them, drift and proof measured.
@@ -72,7 +75,9 @@ class Options:
     objective: Objective = "latency"
     constraints: Constraints = field(default_factory=Constraints)
     seed: int = 0
-    max_evaluations: int = 200_000
+    max_evaluations: int = MAX_EVALUATIONS
+    search: SearchName = "local"
+    certify: bool = False
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     calibration: str | None = None
     preprocess: str | None = None
@@ -196,6 +201,7 @@ class OptimizeResult:
         refusals: what was refused where and why.
         notes: sentences that the reader should see (normalising skipped, batch size assumed, bound not reached).
         evaluations: candidates priced by the search.
+        certificate: how far the plan is from the optimum at most, ``None`` where that was not looked into.
     """
 
     outcome: OutcomeKind
@@ -219,6 +225,7 @@ class OptimizeResult:
     refusals: tuple[RuleRefusal, ...] = ()
     notes: tuple[str, ...] = ()
     evaluations: int = 0
+    certificate: Certificate | None = None
 
     @property
     def estimates(self) -> tuple[Estimate, Estimate]:

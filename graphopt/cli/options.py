@@ -221,6 +221,12 @@ search_options = stacked(
     click.option(
         "--max-evaluations", type=click.IntRange(min=1), metavar="N", help="Stop the search after N priced candidates."
     ),
+    click.option(
+        "--search", type=click.Choice(["local", "exact", "greedy"]), default="local", show_default=True,
+        help="How to search: moves with restarts, the optimum with its proof (where constraints leave a gap, how large "
+        "it is), or the best single change again and again.",
+    ),
+    click.option("--certify", is_flag=True, help="Say how far from the optimum the plan is at most."),
 )  # fmt: skip
 job_options = stacked(
     target_option,
@@ -247,7 +253,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
         "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",
-        "cache", "verify", "importance", "repair_steps",
+        "cache", "verify", "importance", "repair_steps", "search", "certify",
     ):  # fmt: skip
         if values.get(name) not in (None, ()):
             given[name] = values[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from graphopt.report import format as f
 if TYPE_CHECKING:
     from graphopt.cost.estimate import Estimate
     from graphopt.results import OptimizeResult
+    from graphopt.search.strategy import Certificate
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
     from graphopt.weights.repair import RepairedUnit
@@ -51,6 +53,18 @@ def capacity_sentence(result: OptimizeResult) -> str:
     """How much of the channels is left, and what chose them where some went."""
     chosen = "" if result.importance is None else f", chosen by {result.importance}"
     return f"{result.capacity_kept:.1%} of the channels, weighted by parameters{chosen}"
+
+
+def certificate_sentence(certificate: Certificate) -> str:
+    """How far the plan is from the optimum at most, and what else may be behind the gap."""
+    if certificate.gap == 0:
+        return "0 % (certified)"
+    reason = certificate.reason and f"; {certificate.reason}"
+    if not math.isfinite(certificate.gap):
+        return f"not known (no bound found{reason})"
+    shown = f.latency if certificate.objective == "latency" else f.size
+    percent = math.ceil(1e4 * certificate.gap - 1e-6) / 100  # upwards: it is a promise
+    return f"at most {percent:.2f} % (certified: no plan is under {shown(certificate.bound)}{reason})"
 
 
 def drift_sentence(drift: Drift) -> str:

@@ -17,6 +17,7 @@ from graphopt.results import FrontPoint, OptimizeResult, ScanResult, ZooRow
 from graphopt.verification import Verification
 
 if TYPE_CHECKING:
+    from graphopt.search.strategy import Certificate
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
 
@@ -96,7 +97,14 @@ def optimize_values(result: OptimizeResult) -> dict[str, Any]:
         "refusals": refusal_values(result),
         "notes": list(result.notes),
         "evaluations": result.evaluations,
+        "certificate": None if result.certificate is None else certificate_values(result.certificate),
     }
+
+
+def certificate_values(certificate: Certificate) -> dict[str, Any]:
+    """``gap`` (relative; ``null`` without a bound), ``objective``, ``value``, ``bound`` (us or bytes), ``reason``."""
+    values: dict[str, Any] = clean(certificate)
+    return {"gap": clean(certificate.gap)} | values
 
 
 def scan_values(result: ScanResult) -> dict[str, Any]:

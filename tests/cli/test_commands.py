@@ -63,7 +63,7 @@ def test_optimize_json_has_its_keys_and_the_plan_replays(run, small_model: Path,
     assert set(values) == {
         "outcome", "reason", "model", "output", "plan_file", "report_file", "safety", "plan_digest", "before", "after",
         "capacity_kept", "importance", "changes", "front", "verification", "drift", "repaired", "refined", "evaluation",
-        "refusals", "notes", "evaluations",
+        "refusals", "notes", "evaluations", "certificate",
     }  # fmt: skip
     assert values["outcome"] == "optimized"
     assert [values[key] for key in ("drift", "repaired", "refined", "evaluation")] == [None] * 4
@@ -72,6 +72,28 @@ def test_optimize_json_has_its_keys_and_the_plan_replays(run, small_model: Path,
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["plan_digest"] == values["plan_digest"]
     assert (tmp_path / "again.onnx").read_bytes() == out.read_bytes()
+
+
+def test_a_search_is_chosen_and_certified(run, small_model: Path, tmp_path: Path) -> None:
+    latency = {}
+    for search in ("local", "exact", "greedy"):
+        out = tmp_path / f"{search}.onnx"
+        done = run("optimize", small_model, *T, "-o", out, "--search", search, "--certify", "--no-verify", "--json")
+        values = json.loads(done.stdout)
+        latency[search] = values["after"]["latency_us"]
+        certificate = values["certificate"]
+        assert certificate["value"] == pytest.approx(latency[search], rel=1e-6)
+        assert certificate["bound"] == pytest.approx(latency["exact"] if search != "local" else certificate["bound"])
+        assert certificate["gap"] == (
+            0 if search != "greedy" else pytest.approx(latency[search] / latency["exact"] - 1)
+        )
+    assert latency["exact"] <= latency["local"] <= latency["greedy"]
+    shown = run("optimize", small_model, *T, "-o", tmp_path / "shown.onnx", "--search", "exact")
+    assert "optimality gap 0 % (certified)" in shown.stdout
+    for asked in (["--certify"], ["--search", "exact"]):
+        refused = run("optimize", small_model, *T, "-o", tmp_path / "no.onnx", "--objective", "peak-memory", *asked)
+        assert refused.exit_code == 2
+        assert "adds up" in refused.stderr
 
 
 def test_the_default_output_is_in_the_current_folder(
