@@ -79,7 +79,7 @@ class Elimination:
             prices[:METRICS] = factor.table[:, address]
             merged[axes] = merged[axes] + prices if axes in merged else prices
         for variable, default in enumerate(self._table.default()):
-            prices = np.zeros((METRICS + 1, int(self._table.sizes[variable])))
+            prices = np.zeros((METRICS + 1, self._forms.sizes[variable]))
             prices[CHANGES] = np.arange(prices.shape[1]) != default
             merged[variable,] = merged[variable,] + prices if (variable,) in merged else prices
         self._axes = list(merged)
