@@ -141,7 +141,13 @@ def open_space(subject: Subject, rules: tuple[Rule, ...], catalog: Catalog, opti
     channels = channel_groups(subject.graph)
     protect = (*options.protect, *catalog.protected(options.packs))
     return build_space(
-        subject.graph, channels, subject.kernels, rules, allow=options.allowed, protect=tuple(dict.fromkeys(protect))
+        subject.graph,
+        channels,
+        subject.kernels,
+        rules,
+        allow=options.allowed,
+        protect=tuple(dict.fromkeys(protect)),
+        left_to_cpu=subject.target.left_to_cpu,
     )
 
 

@@ -7,7 +7,7 @@ so that `explain` can say why a rule did not act.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,7 @@ def build_space(
     *,
     allow: Safety = "exact",
     protect: Sequence[str] = (),
+    left_to_cpu: Collection[str] = (),
 ) -> Space:
     """Ask every rule about every place.
 
@@ -73,8 +74,9 @@ def build_space(
         rules: the rules in force, bound to the target.
         allow: the least safe kind of change on offer.
         protect: globs of op names, op keys and tensor names that stay as they are.
+        left_to_cpu: op types that the target cannot run: what would make one is refused.
     """
-    guard = _Guard(graph, allow, tuple(protect))
+    guard = _Guard(graph, allow, tuple(protect), left_to_cpu)
     refused: list[Refused] = []
     fired = _fired(graph, rules, guard, refused)
     widths, knobs = _widths(channels, rules, guard, refused)
@@ -92,16 +94,26 @@ def build_space(
 
 
 class _Guard:
-    """What the user excludes: unsafe changes and protected parts."""
+    """What user and target exclude: unsafe changes, protected parts, ops that the target cannot run."""
 
-    def __init__(self, graph: Graph, allow: Safety, protect: tuple[str, ...]) -> None:
+    def __init__(self, graph: Graph, allow: Safety, protect: tuple[str, ...], left_to_cpu: Collection[str]) -> None:
         self._graph = graph
+        self._left_to_cpu = left_to_cpu
         self._allowed = SAFETY_LEVELS[: SAFETY_LEVELS.index(allow) + 1]
         self._protect = protect
 
     def unsafe(self, safety: Safety) -> str:
         """Why a change of this safety is not on offer, ``""`` when it is."""
         return "" if safety in self._allowed else f"is {safety}: needs --allow {safety}"
+
+    def unsupported(self, one: Fired) -> str:
+        """Why the target cannot run what a match would make, ``""`` when it can."""
+        rewrite = one.rule.rewrite
+        if not self._left_to_cpu or not is_site_rewrite(rewrite) or one.match.conditions:
+            return ""  # a match that waits for other widths cannot be carried out yet; such ones make convolutions
+        made = {op.op_type for op in rewrite.rewrite(self._graph, one.match, one.rule.params).add}
+        found = sorted(made.intersection(self._left_to_cpu))
+        return f"would make {found[0]}, which the target leaves to the CPU" if found else ""
 
     def protected(self, keys: Sequence[str]) -> str:
         """Why these ops and tensors may not change, ``""`` when they may."""
@@ -135,7 +147,7 @@ def _fired(graph: Graph, rules: Sequence[Rule], guard: _Guard, refused: list[Ref
                 refused.append(Refused(rule.id, answer))
                 continue
             one = Fired(rule, answer)
-            reason = guard.protected(answer.removes) or guard.unsafe(one.safety)
+            reason = guard.protected(answer.removes) or guard.unsafe(one.safety) or guard.unsupported(one)
             if reason:
                 refused.append(Refused(rule.id, Refusal(key, reason)))
             else:

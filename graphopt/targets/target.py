@@ -136,6 +136,7 @@ class Target:
         fusion: what runs as one kernel.
         sources: (key, where the number comes from) pairs.
         digest: SHA-256 of the file, hexadecimal, which names the estimator's; plans record it.
+        left_to_cpu: op types that the chip cannot run, and leaves to the processor beside it: no rewrite may make one.
         estimator: what was learned from measurements, if anything was; the numbers above serve the rules all the same,
             and price what was not learned.
     """
@@ -159,6 +160,7 @@ class Target:
     fusion: Fusion
     sources: tuple[tuple[str, str], ...]
     digest: str
+    left_to_cpu: frozenset[str] = frozenset()
     estimator: EstimatorFile | None = None
 
     @property
@@ -234,7 +236,7 @@ class _Checker:
         modes = {key: self.choice(key) for key in _CHOICES}
         needed = [name for key in ("dense", "depthwise") for name in _MODE_NUMBERS.get((key, modes[key]), ())]
         numbers = (*_COUNTS, *_QUANTITIES, *needed)
-        self.no_others(self.data, (*_TEXTS, *_CHOICES, *numbers, "fusion", "sources", "estimator"), "")
+        self.no_others(self.data, (*_TEXTS, *_CHOICES, *numbers, "fusion", "sources", "left_to_cpu", "estimator"), "")
         value = {name: self.number(name) for name in numbers}
         return Target(
             name=self.text("name"),
@@ -256,6 +258,7 @@ class _Checker:
             fusion=self.fusion(),
             sources=self.sources(numbers),
             digest=digest,
+            left_to_cpu=self.left_to_cpu(),
             estimator=self.estimator() if "estimator" in self.data else None,
         )
 
@@ -332,6 +335,12 @@ class _Checker:
             if name not in known:
                 raise self.error(f"fusion.{key}", f"{name!r} is no activation op type{did_you_mean(name, known)}")
         return frozenset(value)
+
+    def left_to_cpu(self) -> frozenset[str]:
+        names = self.data.get("left_to_cpu", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) and name.isidentifier() for name in names):
+            raise self.error("left_to_cpu", 'must be a list of ONNX op types, for example ["SpaceToDepth"]')
+        return frozenset(names)
 
     def estimator(self) -> EstimatorFile:
         table = self.table("estimator")

@@ -98,6 +98,7 @@ def test_missing_file_and_no_toml(tmp_path: Path) -> None:
         (r"array_rows = 32\n", "", "array_rows", "missing"),
         (r"array_rows = 32", "array_rows = 32\ndense_macs_per_cycle = 9", "dense_macs_per_cycle", "dense = 'vector'"),
         (r"kernel_overhead_us = [\d.]+", "kernel_overhead_us = -1", "kernel_overhead_us", "greater than 0"),
+        (r"clock_mhz = 1000", 'clock_mhz = 1000\nleft_to_cpu = "Pad"', "left_to_cpu", "list of ONNX op types"),
         (r"residual_add = true\n", "", "fusion.residual_add", "missing"),
         (r"residual_add = true", 'residual_add = "yes"', "fusion.residual_add", "true or false"),
         (r"residual_add = true", "residual_adds = true", "fusion.residual_adds", "nearest: residual_add"),
