@@ -109,11 +109,11 @@ class Elimination:
                     current[other] = self._size(other)
                     heapq.heappush(queue, (current[other], other))
 
-    def _size(self, variable: int) -> float:
+    def _size(self, variable: int) -> int:
         """Entries of the array that eliminates a variable."""
         return self._joined(variable, sorted(self._knows[variable]))[1]
 
-    def _joined(self, variable: int, arrays: Sequence[int]) -> tuple[tuple[int, ...], float]:
+    def _joined(self, variable: int, arrays: Sequence[int]) -> tuple[tuple[int, ...], int]:
         """The axes of a message (the variable not among them), and how many entries it is made of."""
         forms = self._forms
         axes: dict[int, None] = {}
@@ -129,7 +129,7 @@ class Elimination:
         plain = self._variables(axes)
         lengths = {kind: math.prod(forms[form].length for form in kind) for kind in (tuple(axes), tuple(sorted(plain)))}
         best = min(lengths, key=lambda kind: lengths[kind])
-        return best, float(forms.sizes[variable] * lengths[best])
+        return best, forms.sizes[variable] * lengths[best]
 
     def _eliminate(self, variable: int) -> set[int]:
         """Plan one elimination, and return the variables that it touches."""

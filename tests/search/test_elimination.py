@@ -7,7 +7,7 @@ import pytest
 
 from graphopt.search.elimination import CHANGES, Elimination
 from graphopt.search.objective import CHANGE
-from graphopt.space.table import DRIFT, INVALID, LATENCY, MACS, CostTable
+from graphopt.space.table import DRIFT, INVALID, LATENCY, MACS, METRICS, CostTable, Factor, Variable
 from tests.search.tables import every_candidate, random_table, tangled_table
 
 WEIGHTS = {LATENCY: 1.0, MACS: 0.3, CHANGES: CHANGE}
@@ -58,8 +58,20 @@ def test_a_metric_that_is_infinite_is_kept_out_only_where_it_counts() -> None:
     assert Elimination(table).minimise(WEIGHTS, [DRIFT])[1][variable] != row[variable]
 
 
-def test_a_long_chain_stays_narrow() -> None:
-    table = random_table(1, sites=300, widths=299)
+@pytest.mark.parametrize("knob", [False, True])
+def test_a_long_chain_stays_narrow(knob: bool) -> None:
+    """With a knob that every width depends on, too: its turn comes last."""
+    table = random_table(1, sites=1000, widths=999)
+    if knob:
+        last = len(table.variables)
+        gates = []
+        for v, variable in enumerate(table.variables):
+            options = len(variable.options)
+            invalid = np.zeros((METRICS, 2 * options))
+            invalid[INVALID, -1] = 1
+            gates.append(Factor((last, v), (np.arange(2) * options, np.arange(options)), invalid))
+        variables = [*table.variables, Variable("knob", "m", ("1.0", "0.5"))]
+        table = CostTable(variables, [*table.factors, *gates], table.constant, table.memory)
     elimination = Elimination(table)
     assert elimination.complete
     assert elimination.entries < 100 * len(table.variables)
