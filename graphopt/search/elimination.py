@@ -31,6 +31,9 @@ CHANGES = METRICS
 MAX_ENTRIES = 4_000_000
 """Entries of one array at most."""
 
+MAX_TOTAL = 100_000_000
+"""Entries of all arrays together, about: once they are spent, arrays are a thousandth of the largest."""
+
 BUSY = 32
 """Arrays that know one variable; above, its place in the order is looked up only when its turn comes."""
 
@@ -53,10 +56,12 @@ class Elimination:
 
     Attributes:
         complete: whether :meth:`minimise` finds the minimum; else it finds a lower bound.
+        entries: of all arrays together: what one minimisation costs.
     """
 
     def __init__(self, table: CostTable, max_entries: int = MAX_ENTRIES) -> None:
         self.complete = True
+        self.entries = 0
         self._table = table
         self._limit = max_entries
         self._forms = Forms(table.sizes.tolist())
@@ -134,15 +139,17 @@ class Elimination:
     def _eliminate(self, variable: int) -> set[int]:
         """Plan one elimination, and return the variables that it touches."""
         touched: set[int] = set()
-        for bucket in self._buckets(variable):
+        room = min(self._limit, max(MAX_TOTAL - self.entries, self._limit // 1000))
+        for bucket in self._buckets(variable, room):
             axes, size = self._joined(variable, bucket)
             sources: tuple[tuple[int, tuple[Any, ...] | None], ...]
-            if size > self._limit:  # one array, too large by itself
+            if size > room:  # one array, too large by itself
                 axes, sources = (), tuple((array, None) for array in bucket)
             else:
                 sources = tuple((array, self._index(self._axes[array], variable, axes)) for array in bucket)
             shape = tuple(self._forms[form].length for form in axes)
             self._steps.append(_Step(variable, sources, axes, shape))
+            self.entries += self._forms.sizes[variable] * math.prod(shape)
             for array in bucket:
                 for known in self._variables(self._axes[array]):
                     self._knows[known].discard(array)
@@ -152,16 +159,16 @@ class Elimination:
                 touched.add(known)
         return touched
 
-    def _buckets(self, variable: int) -> list[list[int]]:
-        """The arrays that know a variable, in as few parts as the limit allows, the largest arrays first."""
+    def _buckets(self, variable: int, room: int) -> list[list[int]]:
+        """The arrays that know a variable, in as few parts as there is room for, the largest arrays first."""
         arrays = sorted(self._knows[variable])
-        if self._joined(variable, arrays)[1] <= self._limit:
+        if self._joined(variable, arrays)[1] <= room:
             return [arrays]
         self.complete = False
         buckets: list[list[int]] = []
         for array in sorted(arrays, key=lambda a: (-math.prod(self._forms[f].length for f in self._axes[a]), a)):
             for bucket in buckets:
-                if self._joined(variable, [*bucket, array])[1] <= self._limit:
+                if self._joined(variable, [*bucket, array])[1] <= room:
                     bucket.append(array)
                     break
             else:
@@ -190,11 +197,6 @@ class Elimination:
                 total = total + along(add, place[known], count)
             index.append(np.searchsorted(forms[form].values, total))
         return tuple(index)
-
-    @property
-    def entries(self) -> int:
-        """Entries of all arrays together: what one minimisation costs."""
-        return sum(self._forms.sizes[step.variable] * math.prod(step.shape) for step in self._steps)
 
     def minimise(self, weights: Mapping[int, float], never: Sequence[int] = ()) -> tuple[float, Candidates]:
         """Minimise a weighted sum of metrics over the candidates that are valid.

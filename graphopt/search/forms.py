@@ -96,10 +96,13 @@ class Forms:
 
 
 def reach(offsets: Mapping[int, Integers]) -> Integers:
-    """What a sum can be, sorted."""
+    """What a sum can be, sorted; the smallest summands are 0."""
     values = np.zeros(1, np.int64)
     for add in offsets.values():
-        values = np.unique(values[:, None] + add[None, :])
+        grown = values
+        for step in np.unique(add)[1:]:  # one by one: all at once is too much for a long axis
+            grown = np.union1d(grown, values + step)
+        values = grown
     return values
 
 

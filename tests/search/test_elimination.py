@@ -31,8 +31,11 @@ def test_the_minimum_is_the_minimum(seed: int) -> None:
     assert expected[(every_candidate(table) == row).all(axis=1)] == pytest.approx(value, rel=1e-12)
 
 
-@pytest.mark.parametrize("max_entries", [1, 6, 20, 60])
-def test_too_little_room_gives_a_bound_from_below(max_entries: int) -> None:
+@pytest.mark.parametrize(("max_entries", "max_total"), [(1, 1000), (6, 1000), (20, 1000), (60, 1000), (1000, 60)])
+def test_too_little_room_gives_a_bound_from_below(
+    max_entries: int, max_total: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphopt.search.elimination.MAX_TOTAL", max_total)
     cut = gained = 0
     for seed in range(30):
         table = tangled_table(seed)
