@@ -25,7 +25,7 @@ from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options
 from graphopt.search.exact import certify
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.search.strategies import STRATEGIES
-from graphopt.search.strategy import Found
+from graphopt.search.strategy import Certificate, Found
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES, CostTable
 from graphopt.targets.target import Target, load_target
 
@@ -112,7 +112,7 @@ def optimize(
     else:
         found, draft, notes = _search_within_drift(job, options.max_drift, progress)
     result = replace(draft.result(), front=_front(job, found), evaluations=found.evaluations)
-    result = replace(result, notes=(*result.notes, *notes), certificate=found.certificate)
+    result = _certified(replace(result, notes=(*result.notes, *notes)), found.certificate)
     missed = _missed(draft, options)
     if missed:
         units = draft.repaired.units if options.max_drift is not None and draft.repaired is not None else ()
@@ -301,6 +301,18 @@ def _check_same_model(plan: Plan, subject: Subject) -> None:
             f"model.normalised: the plan is about the model {form[plan.normalised]}, "
             f"and here it is {form[subject.normalised]}{f' ({reason})' if reason else ''}"
         )
+
+
+def _certified(result: OptimizeResult, certificate: Certificate | None) -> OptimizeResult:
+    """The result with its certificate, which is about the table's prices: one that the estimate contradicts is void."""
+    if certificate is None:
+        return result
+    after = result.estimates[1]
+    value = after.latency_us if certificate.objective == "latency" else after.parameter_bytes
+    if math.isclose(value, certificate.value, rel_tol=1e-5):
+        return replace(result, certificate=certificate)
+    note = f"no certificate: the search priced this plan at {certificate.value:,.6g}, its estimate is {value:,.6g}"
+    return replace(result, notes=(*result.notes, note))
 
 
 def _front(job: Job, found: Found) -> tuple[FrontPoint, ...]:

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from graphopt.cli.app import COMMANDS
+from graphopt.search.strategy import Certificate
 
 T = ("--target", "npu-32-no-depthwise")
 
@@ -92,6 +93,16 @@ def test_a_search_is_chosen_and_certified(run, small_model: Path, tmp_path: Path
         refused = run("optimize", small_model, *T, "-o", tmp_path / "no.onnx", "--objective", "peak-memory", *asked)
         assert refused.exit_code == 2
         assert "adds up" in refused.stderr
+
+
+def test_a_certificate_that_the_estimate_contradicts_is_void(
+    run, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphopt.pipeline.certify", lambda *_: Certificate("latency", 1.0, 1.0))
+    done = run("optimize", small_model, *T, "-o", tmp_path / "out.onnx", "--certify", "--json")
+    values = json.loads(done.stdout)
+    assert values["certificate"] is None
+    assert any("no certificate" in note for note in values["notes"])
 
 
 def test_the_default_output_is_in_the_current_folder(
