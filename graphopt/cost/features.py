@@ -24,8 +24,8 @@ _Value = TypeVar("_Value", bound=np.generic)
 
 COLUMNS: Final = (
     "pixels", "groups", "channels_in", "channels_out", "kernel_height", "kernel_width", "stride_height", "stride_width",
-    "output_height", "output_width", "input_bytes", "second_bytes", "output_bytes", "weight_bytes", "operations",
-    "operator", "activation",
+    "pad_height", "pad_width", "output_height", "output_width", "input_bytes", "second_bytes", "output_bytes",
+    "weight_bytes", "operations", "operator", "activation",
 )  # fmt: skip
 """Dimensions of a workload. ``channels_*`` are those of one group; ``operations`` are MACs or elementwise ones."""
 
@@ -44,7 +44,10 @@ _LOGS: Final = (
     "pixels", "groups", "channels_in", "channels_out", "output_height", "output_width", "input_bytes", "second_bytes",
     "output_bytes", "weight_bytes", "operations",
 )  # fmt: skip
-_PLAIN: Final = ("kernel_height", "kernel_width", "stride_height", "stride_width", "operator", "activation")
+_PLAIN: Final = (
+    "kernel_height", "kernel_width", "stride_height", "stride_width", "pad_height", "pad_width", "operator",
+    "activation",
+)  # fmt: skip
 _RATIOS: Final = ("operations for each byte", "operations for each weight byte", "share of on-chip memory")
 _PADDED: Final = ("channels_out", "channels_in", "rows", "output_height", "output_width")
 
@@ -129,7 +132,7 @@ def _columns(load: Workload, target: Target) -> tuple[Count, ...]:
         plane if vector else load.pixels, load.groups, load.channels_in,
         load.output_elements // plane if vector else load.channels_out,
         load.kernel_height, load.kernel_width, load.stride_height, load.stride_width,
-        load.output_height, load.output_width,
+        load.pad_height, load.pad_width, load.output_height, load.output_width,
         load.input_elements * width, load.second_elements * width, load.output_elements * width,
         load.weight_bytes(target), load.vector_ops if vector else load.macs,
         _OPERATORS.get(load.op_type, 0), _ACTIVATIONS[load.activation],

@@ -19,6 +19,7 @@ from graphopt.cost.categories import BIAS_SLOT, WEIGHT_SLOT, Category
 from graphopt.cost.kernels import Kernel
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Op
+from graphopt.ir.window import window_pads
 from graphopt.targets.target import ACTIVATIONS, Target
 
 Count = int | npt.NDArray[np.int64]
@@ -64,6 +65,7 @@ class Workload:
         activation: what is fused behind it.
         kernel_height, kernel_width: the window of a convolution or a pooling.
         stride_height, stride_width: its steps.
+        pad_height, pad_width: rows and columns of zeros around its input, of both ends together.
         output_height, output_width: the last two axes of an output of four; 1 where there are fewer.
         input_elements: elements of the activation that the anchor reads first; of those that a Concat has to copy.
         second_elements: elements of what the kernel reads beside that (the skip of a residual block, a gate).
@@ -89,6 +91,8 @@ class Workload:
     kernel_width: Count = 1
     stride_height: int = 1
     stride_width: int = 1
+    pad_height: int = 0
+    pad_width: int = 0
     output_height: Count = 1
     output_width: Count = 1
     input_elements: Count = 0
@@ -187,6 +191,7 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
         others = [tensor for tensor in kernel.reads if tensor not in firsts]
     window = _window(anchor, kernel, shape_of)
     strides = anchor.attribute("strides", ())
+    pads = _pads(anchor, kernel, graph)
     made = _plane(shape_of(kernel.writes[-1])) if kernel.writes else (1, 1)
     return replace(
         base,
@@ -197,6 +202,8 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
         kernel_width=window[1],
         stride_height=int(_plane((1, 1, *strides))[0]),
         stride_width=int(_plane((1, 1, *strides))[1]),
+        pad_height=sum(pads[:-1]),
+        pad_width=sum(pads[-1:]),
         output_height=made[0],
         output_width=made[1],
         input_elements=_total(firsts, shape_of),
@@ -219,6 +226,19 @@ def _window(anchor: Op, kernel: Kernel, shape_of: ShapeOf) -> tuple[Count, Count
     if "Conv" in anchor.op_type and anchor.op_type in WEIGHT_SLOT:
         return _plane(shape_of(anchor.inputs[WEIGHT_SLOT[anchor.op_type]]))
     return 1, 1
+
+
+def _pads(anchor: Op, kernel: Kernel, graph: Graph) -> tuple[int, ...]:
+    """Zeros along each spatial axis; none around the input of a transposed convolution, whose pads crop its output."""
+    source = graph.static_shape(anchor.inputs[0]) if anchor.inputs else None
+    window: Sequence[int] | None = None
+    if kernel.category == "pool":
+        window = anchor.attribute("kernel_shape", None)
+    elif anchor.op_type in ("Conv", "ConvInteger") and anchor.domain == "":
+        window = (graph.static_shape(anchor.inputs[WEIGHT_SLOT[anchor.op_type]]) or ())[2:]
+    if not window or source is None or len(source) != len(window) + 2:
+        return ()
+    return tuple(before + after for before, after in window_pads(anchor, window, source[2:]))
 
 
 def _activation(kernel: Kernel, graph: Graph) -> Activation:

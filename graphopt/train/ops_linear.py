@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphopt.rewrites.convs import per_axis, window_pads
+from graphopt.ir.window import per_axis, window_pads
 from graphopt.train.call import Call
 
 _CONVS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

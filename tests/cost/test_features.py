@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from graphopt.cost.features import COLUMNS, FEATURES, INPUTS, TERMS, added, features, inputs, rows, terms
 from graphopt.cost.kernels import decompose
+from graphopt.cost.roofline import price
 from graphopt.cost.workload import Workload
 from graphopt.targets.target import load_target
 from tests.cost.builder import Builder, load_of
@@ -45,6 +48,14 @@ def test_arrays_of_widths_are_the_rows_of_each_width() -> None:
     assert back[0].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert back[1].shape == ()
     assert back[1] == 6
+
+
+def test_pads_are_seen_and_change_no_analytic_price() -> None:
+    bare, padded = conv(16, 32), replace(conv(16, 32), pad_height=2, pad_width=1)
+    seen = features(rows([bare, padded], NPU).columns, NPU)
+    at = [FEATURES.index(name) for name in ("pad_height", "pad_width")]
+    assert seen[:, at].tolist() == [[0, 0], [2, 1]]
+    assert price(bare, NPU).latency_us == price(padded, NPU).latency_us
 
 
 def test_padding_is_a_stair() -> None:

@@ -47,6 +47,27 @@ def test_convolutions_of_other_ranks(rank: int, pixels: int, taps: int) -> None:
     assert work(load) == ("convolution", 1, pixels, taps, 4, 6)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, (0, 0)),
+        ({"pads": (1, 2, 0, 2)}, (1, 4)),
+        ({"pads": (1, 2, 0, 2), "auto_pad": "VALID"}, (0, 0)),
+        ({"auto_pad": "SAME_UPPER", "strides": (2, 1)}, (1, 2)),
+        ({"auto_pad": "SAME_LOWER", "strides": (4, 1), "dilations": (1, 3)}, (0, 6)),
+    ],
+)
+def test_pads_of_a_window(attributes: dict[str, object], expected: tuple[int, int]) -> None:
+    m = Builder()
+    x, weight = m.input(1, 8, 32, 16), m.weight(8, 8, 3, 3)
+    for op_type, inputs, more in (("Conv", [x, weight], {}), ("MaxPool", [x], {"kernel_shape": (3, 3)})):
+        load = only(m.graph(m.op(op_type, inputs, (1, 8, 8, 16), **attributes, **more)))
+        assert (load.pad_height, load.pad_width) == expected
+        m.ops.clear()
+    cropped = only(m.graph(m.op("ConvTranspose", [x, weight], (1, 8, 30, 14), pads=(2, 2, 2, 2))))
+    assert (cropped.pad_height, cropped.pad_width) == (0, 0)
+
+
 def test_depthwise_and_grouped() -> None:
     m = Builder()
     load = only(m.graph(m.conv(m.input(1, 32, 8, 8), 64, group=32)))
