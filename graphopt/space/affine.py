@@ -131,6 +131,9 @@ def scale_option(
                 probes.append(_Probe(_shapes(*built), group, width - start[group]))
                 break
             refused.append((group, width))
+        else:  # no width of it alone keeps the conditions: how shapes follow it is not known, so it stays
+            known = {*refused, (group, start[group])}
+            refused += [(group, width) for width in domains[group] if (group, width) not in known]
     graph_there, kernels = base
     return ScaledPart(graph_there, kernels, _fit(graph_there, kernels, probes, start), conditions, tuple(refused))
 

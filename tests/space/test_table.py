@@ -17,6 +17,8 @@ from graphopt.ir.graph import Graph
 from graphopt.prepare import find_catalog, find_rules, open_space, open_subject
 from graphopt.resources import sample_models_dir
 from graphopt.results import Options
+from graphopt.search.exact import exact_search
+from graphopt.search.objective import Constraints, Scorer
 from graphopt.space.space import Space
 from graphopt.space.table import DRAM_BYTES, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable, compile_table
 from graphopt.targets.target import Target, load_target
@@ -96,6 +98,17 @@ def test_table_is_the_estimate_on_real_models(real_models: tuple[Path, ...]) -> 
     for model in real_models:
         shapes = SHAPES.get(model.name, {})
         check_prices(model, Options(allow="retrain", depth_multipliers=(1.0, 0.75), input_shapes=shapes), count=5)
+
+
+def test_the_cheapest_candidate_costs_what_its_model_costs(real_models: tuple[Path, ...]) -> None:
+    """An entry that is too cheap is what a search finds first (widths that only move together, on BlazeFace)."""
+    for model in real_models:
+        options = Options("npu-32-no-depthwise", allow="retrain", input_shapes=SHAPES.get(model.name, {}))
+        space, table, target = priced(model, options)
+        best = exact_search(table, Scorer(table, "latency", Constraints())).best
+        sites, widths, _ = actions_of(space, table, best)
+        graph = apply_actions(space.graph, space.channels, sites, widths)
+        assert table.evaluate(best[None])[LATENCY, 0] == pytest.approx(estimate(graph, target).latency_us, rel=1e-9)
 
 
 def test_default_keeps_everything_and_costs_what_the_model_costs() -> None:
