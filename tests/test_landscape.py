@@ -59,6 +59,12 @@ def test_steps_are_the_parallelism_of_the_target(target: str, step: int, spec: s
     assert {first, first + step} <= set(found.stairs.cheapest)
 
 
+# What was learned from measurements finds the steps by itself.
+@pytest.mark.parametrize(("target", "step"), [("ethos-u55-128", 8), ("ethos-u55-256", 8), ("onnxruntime-cpu", 16)])
+def test_learned_targets_have_the_steps_of_their_chips(target: str, step: int) -> None:
+    test_steps_are_the_parallelism_of_the_target(target, step, "conv3x3:28x28:ci=64")
+
+
 def test_curated_widths_are_multiples_within_the_range_and_the_original() -> None:
     found = landscape(layer("conv3x3:28x28:ci=64:co=72"), NPU)
     assert (found.channels[0], found.channels[-1], found.original) == (15, 108, 72)
