@@ -35,6 +35,7 @@ from graphopt.space.space import Space
 from graphopt.space.table import CostTable
 from graphopt.verification.drift import Drift, Reference, drift_from, reference_outputs
 from graphopt.version import __version__
+from graphopt.weights.linear import LINEAR
 from graphopt.weights.units import is_changed
 
 MEASURED_WIDTHS = 3
@@ -48,8 +49,6 @@ JUDGE_SAMPLES = 128
 
 UNMEASURED = 1e6
 """Stands for the drift of an option that was not measured, or is not finite: no budget allows it."""
-
-_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def added(drift: Drift) -> float:
@@ -209,7 +208,7 @@ class _Meter:
 def _near(original: Graph, rewritten: Graph) -> frozenset[str]:
     """The linear ops that changed, and the first ones behind them."""
     changed = [op.key for op in rewritten.ops() if is_changed(original, rewritten, op)]
-    near = {key for key in changed if rewritten.op(key).op_type in _LINEAR}
+    near = {key for key in changed if rewritten.op(key).op_type in LINEAR}
     stack = [tensor for key in changed for tensor in rewritten.op(key).outputs if tensor]
     seen: set[str] = set()
     while stack:
@@ -217,7 +216,7 @@ def _near(original: Graph, rewritten: Graph) -> frozenset[str]:
             if use.op.key in seen:
                 continue
             seen.add(use.op.key)
-            if use.op.op_type in _LINEAR:
+            if use.op.op_type in LINEAR:
                 near.add(use.op.key)
             else:
                 stack += [tensor for tensor in use.op.outputs if tensor]

@@ -27,8 +27,12 @@ def price_all(loads: Sequence[Workload], target: Target) -> list[Price]:
     Raises:
         ConfigError: when the estimator that the target file names is missing or damaged.
     """
+    return price_with(loads, target, learned_of(target))
+
+
+def price_with(loads: Sequence[Workload], target: Target, learned: Learned | None) -> list[Price]:
+    """Price workloads with a given estimator instead of the target's own; categories that it lacks analytically."""
     counted = [price(load, target) for load in loads]
-    learned = learned_of(target)
     if learned is None:
         return counted
     found = []

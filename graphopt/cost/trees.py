@@ -55,6 +55,18 @@ class Trees:
     mask: npt.NDArray[np.uint16]
     value: Single
 
+    @classmethod
+    def constant(cls, value: float) -> Trees:
+        """No tree at all: ``value`` for every row."""
+        return cls(
+            base=np.array([value], np.float32),
+            split_feature=np.zeros(0, np.uint8),
+            split_at=np.zeros(0, np.float32),
+            node=np.zeros((0, LEAVES - 1), np.uint16),
+            mask=np.zeros((0, LEAVES - 1), np.uint16),
+            value=np.zeros((0, LEAVES), np.float32),
+        )
+
     def fault(self, features: int) -> str:
         """Return what is wrong with the arrays, for rows of so many features, or ``""``."""
         trees = len(self.node)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from graphopt.cost.learned import Learned
-from graphopt.cost.roofline import price
+from graphopt.cost.price import price_with
 from graphopt.cost.workload import Workload
 from graphopt.ir.graph import Graph
 from graphopt.measure.backend import Refusal
@@ -207,13 +207,7 @@ def estimator_of(learned: Learned, target: Target) -> Estimator:
     """Latencies by a learned estimator; categories that were not learned are priced analytically."""
 
     def estimate(loads: Sequence[Workload]) -> Real:
-        guesses = learned.predict(loads, target)
-        return np.array(
-            [
-                float(price(load, target).latency_us if guess is None else guess.latency_us)
-                for load, guess in zip(loads, guesses, strict=True)
-            ]
-        )
+        return np.array([float(found.latency_us) for found in price_with(loads, target, learned)])
 
     return estimate
 

@@ -278,16 +278,5 @@ def _model(
             mask=mask,
             value=value,
         ),
-        spread=_constant(float(np.log(sigma))),
-    )
-
-
-def _constant(value: float) -> Trees:
-    return Trees(
-        base=np.array([value], np.float32),
-        split_feature=np.zeros(0, np.uint8),
-        split_at=np.zeros(0, np.float32),
-        node=np.zeros((0, LEAVES - 1), np.uint16),
-        mask=np.zeros((0, LEAVES - 1), np.uint16),
-        value=np.zeros((0, LEAVES), np.float32),
+        spread=Trees.constant(float(np.log(sigma))),
     )

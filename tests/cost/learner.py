@@ -15,18 +15,6 @@ from graphopt.cost.trees import LEAVES, Trees
 from graphopt.resources import targets_dir
 
 
-def constant(value: float) -> Trees:
-    """No tree at all."""
-    return Trees(
-        base=np.array([value], np.float32),
-        split_feature=np.zeros(0, np.uint8),
-        split_at=np.zeros(0, np.float32),
-        node=np.zeros((0, LEAVES - 1), np.uint16),
-        mask=np.zeros((0, LEAVES - 1), np.uint16),
-        value=np.zeros((0, LEAVES), np.float32),
-    )
-
-
 def stumps(splits: dict[str, float], step: float) -> Trees:
     """One tree of two leaves for each input: ``step`` more where the input is above its threshold."""
     node = np.zeros((len(splits), LEAVES - 1), np.uint16)
@@ -55,7 +43,7 @@ def model(trees: Trees | None = None, sigma: float = 0.02, largest: float = 30.0
         low=np.zeros(SIZES, np.float32),
         high=np.full(SIZES, largest, np.float32),
         trees=trees or stumps({"log channels_out": 3.0, "rows padded to 16": 1.25, "log pixels": 5.0}, 0.25),
-        spread=constant(float(np.log(sigma))),
+        spread=Trees.constant(float(np.log(sigma))),
     )
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from graphopt.cost.learned import EXTRAPOLATED, Learned
 from graphopt.cost.learned_file import MAX_BYTES, packed, unpacked
+from graphopt.cost.trees import Trees
 from graphopt.errors import ConfigError
 from graphopt.targets.target import load_target
-from tests.cost.learner import constant, learned, model, stumps
+from tests.cost.learner import learned, model, stumps
 from tests.cost.test_features import conv
 
 NPU = load_target("npu-32")
@@ -145,4 +146,4 @@ def test_too_large_an_estimator_is_not_written() -> None:
         value=generator.normal(0, 1e-5, (4000, 16)).astype(np.float32),
     )
     with pytest.raises(ConfigError, match="bytes of at most 200000"):
-        packed(Learned({"conv-1x1": model(trees), "conv-kxk": model(constant(0.0))}))
+        packed(Learned({"conv-1x1": model(trees), "conv-kxk": model(Trees.constant(0.0))}))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.cost.trees import LEAVES, Trees
-from tests.cost.learner import constant, stumps
+from tests.cost.learner import stumps
 
 FEATURES = 5
 
@@ -80,8 +80,8 @@ def test_a_row_predicts_the_same_alone_and_among_many(monkeypatch: pytest.Monkey
 
 
 def test_no_trees_and_no_rows() -> None:
-    assert constant(0.5).fault(FEATURES) == ""
-    assert (constant(0.5).predict(np.zeros((3, FEATURES), np.float32)) == 0.5).all()
+    assert Trees.constant(0.5).fault(FEATURES) == ""
+    assert (Trees.constant(0.5).predict(np.zeros((3, FEATURES), np.float32)) == 0.5).all()
     assert stumps({"log pixels": 1.0}, 1.0).predict(np.zeros((0, FEATURES), np.float32)).shape == (0,)
 
 
