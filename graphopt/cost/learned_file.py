@@ -1,4 +1,8 @@
-"""Write and read a learned estimator: an `.npz` of plain arrays, never a pickle. Nothing in it is taken on trust."""
+"""Write and read a learned estimator: an `.npz` of plain arrays, never a pickle. Nothing in it is taken on trust.
+
+The file names its inputs and terms, and they are found by name: a stored estimator outlives features that are added or
+change places. A term that it does not have costs nothing, a size that it does not have is never beyond what it knows.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import io
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
@@ -14,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.cost.categories import Category
-from graphopt.cost.features import INPUTS, TERMS
+from graphopt.cost.features import INPUTS, SIZES, TERMS
 from graphopt.cost.learned import CategoryModel, Learned
 from graphopt.cost.trees import Trees
 from graphopt.errors import ConfigError
@@ -27,6 +32,10 @@ _NUMBERS: Final = ("tiles", "coefficients", "low", "high")
 _FOREST: Final = ("base", "split_feature", "split_at", "node", "mask", "value")
 _FORESTS: Final = ("trees", "spread")
 _MEMBERS: Final = (*_NUMBERS, *(f"{forest}.{name}" for forest in _FORESTS for name in _FOREST))
+_ANY: Final = float(np.finfo(np.float32).max)
+
+Places = npt.NDArray[np.int64]
+"""Positions in our own list of names."""
 
 
 def packed(learned: Learned) -> bytes:
@@ -72,9 +81,7 @@ def unpacked(content: bytes, file: str) -> Learned:
         ConfigError: when anything in it is not as it has to be.
     """
     arrays = _arrays(content, file)
-    for name, own in (("inputs", INPUTS), ("terms", TERMS)):
-        if arrays.pop(name, np.zeros(0)).tolist() != list(own):
-            raise ConfigError("made by another version of graphopt; fit it anew", file=file, field=name)
+    inputs, terms = (_places(arrays, name, own, file) for name, own in (("inputs", INPUTS), ("terms", TERMS)))
     correlation = arrays.pop("correlation", np.zeros(0))
     if correlation.shape != (1,) or correlation.dtype != np.float64 or not 0 <= correlation[0] <= 1:
         raise ConfigError("must be one number from 0 to 1", file=file, field="correlation")
@@ -82,19 +89,51 @@ def unpacked(content: bytes, file: str) -> Learned:
     for category in sorted({name.partition(".")[0] for name in arrays}):
         if category not in get_args(Category):
             raise ConfigError("no category of work", file=file, field=category)
-        categories[cast(Category, category)] = _model(arrays, category, file)
+        categories[cast(Category, category)] = _model(arrays, category, inputs, terms, file)
     return Learned(categories, float(correlation[0]))
 
 
-def _model(arrays: dict[str, npt.NDArray[Any]], category: str, file: str) -> CategoryModel:
+def _places(arrays: dict[str, npt.NDArray[Any]], field: str, own: Sequence[str], file: str) -> Places:
+    """Where the file's names stand in our own list."""
+    names = arrays.pop(field, np.zeros(0)).tolist()
+    known = {name: place for place, name in enumerate(own)}
+    if not names or len(set(names)) < len(names) or not known.keys() >= set(names):
+        raise ConfigError("made by another version of graphopt; fit it anew", file=file, field=field)
+    return np.array([known[name] for name in names])
+
+
+def _model(
+    arrays: dict[str, npt.NDArray[Any]], category: str, inputs: Places, terms: Places, file: str
+) -> CategoryModel:
     own = {name.partition(".")[2]: array for name, array in arrays.items() if name.partition(".")[0] == category}
     if wrong := sorted(own.keys() ^ set(_MEMBERS)):
         raise ConfigError(f"missing or unknown: {', '.join(wrong)}", file=file, field=category)
+    try:
+        for forest in _FORESTS:
+            split = f"{forest}.split_feature"
+            if own[split].dtype != np.uint8:
+                raise ValueError(f"{split} is {own[split].dtype}")
+            own[split] = inputs[own[split]].astype(np.uint8)
+        own["coefficients"] = _placed(own["coefficients"], terms, len(TERMS), 0.0)
+        sizes = inputs[: own["low"].size]
+        for name, unknown in (("low", -_ANY), ("high", _ANY)):
+            own[name] = _placed(own[name], sizes, len(INPUTS), unknown)[:SIZES]
+    except (IndexError, ValueError) as error:
+        raise ConfigError(f"the arrays do not fit the names: {error}", file=file, field=category) from error
     trees, spread = (Trees(*(own[f"{forest}.{name}"] for name in _FOREST)) for forest in _FORESTS)
     model = CategoryModel(own["tiles"], own["coefficients"], own["low"], own["high"], trees, spread)
     if fault := model.fault():
         raise ConfigError(fault, file=file, field=category)
     return model
+
+
+def _placed(values: npt.NDArray[Any], places: Places, size: int, missing: float) -> npt.NDArray[Any]:
+    """One value for each of our names; ``missing`` where the file has none."""
+    if values.shape != places.shape or values.dtype.kind != "f":
+        raise ValueError(f"{values.dtype}{list(values.shape)} for {len(places)} names")
+    found = np.full(size, missing, values.dtype)
+    found[places] = values
+    return found
 
 
 def _arrays(content: bytes, file: str) -> dict[str, npt.NDArray[Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphopt.cost.features import INPUTS, SIZES, TERMS
 from graphopt.cost.learned import EXTRAPOLATED, Learned
 from graphopt.cost.learned_file import MAX_BYTES, packed, unpacked
 from graphopt.cost.trees import Trees
@@ -106,6 +107,39 @@ def cut(name: str, index: Any, value: Any) -> Callable[[dict[str, Any]], Any]:
     return change
 
 
+def test_a_file_with_fewer_names_in_another_order_says_the_same() -> None:
+    """As a file that was made before features were added."""
+    unused = {"second bytes", "tiles", "share of second bytes", "output_width padded to 64", "log groups"}
+    cheap = np.array([name not in unused for name in TERMS], np.float64)
+    whole = Learned({name: replace(m, coefficients=m.coefficients * cheap) for name, m in learned().categories.items()})
+    generator = np.random.default_rng(1)
+
+    def order(names: tuple[str, ...], first: int) -> np.ndarray:
+        """Sizes stay in front, where their ranges say that they are."""
+        kept = [[i for i in part if names[i] not in unused] for part in (range(first), range(first, len(names)))]
+        return np.concatenate([generator.permutation(part) for part in kept]).astype(int)
+
+    inputs, terms = order(INPUTS, SIZES), order(TERMS, 0)
+
+    def change(arrays: dict[str, Any]) -> None:
+        arrays["inputs"], arrays["terms"] = arrays["inputs"][inputs], arrays["terms"][terms]
+        for name, array in arrays.items():
+            if name.endswith(".coefficients"):
+                arrays[name] = (array * cheap)[terms]
+            elif name.endswith((".low", ".high")):
+                arrays[name] = array[inputs[: SIZES - 1]]
+            elif name.endswith(".split_feature"):
+                arrays[name] = np.array([inputs.tolist().index(place) for place in array], np.uint8)
+
+    old = unpacked(rewritten(change), "old.npz")
+    loads = [conv(16, np.arange(8, 80, 8)), conv(3, 24), conv(300, 7)]
+    for one, other in zip(old.predict(loads, NPU), whole.predict(loads, NPU), strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.latency_us == pytest.approx(other.latency_us, rel=1e-12)
+        assert (one.extrapolates == other.extrapolates).all()
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("content", "message"),
@@ -126,7 +160,11 @@ def cut(name: str, index: Any, value: Any) -> Callable[[dict[str, Any]], Any]:
         (rewritten(cut("matmul.coefficients", 0, np.inf)), "matmul: a number is not finite"),
         (rewritten(cut("matmul.tiles", 0, 0)), "matmul: tiles must be positive"),
         (rewritten(cut("reduce.trees.node", (0, 0), 77)), "reduce: trees: node names a split"),
-        (rewritten(lambda a: a.update({"reduce.low": a["reduce.low"][1:]})), "reduce: low is float32"),
+        (rewritten(lambda a: a.update({"reduce.low": a["reduce.low"][1:]})), "reduce: .* float32.11. for 10 names"),
+        (rewritten(cut("inputs", 0, "log x")), "inputs: made by another version"),
+        (rewritten(cut("inputs", 0, "log groups")), "inputs: made by another version"),
+        (rewritten(cut("reduce.trees.split_feature", 0, 200)), "reduce: .* out of bounds"),
+        (rewritten(lambda a: a.update({"reduce.trees.split_feature": np.array([-1, 0, 1])})), "split_feature is int64"),
         (rewritten(lambda a: a.update(correlation=np.array(["x"], dtype=object))), "not an .npz"),
     ],
 )
