@@ -185,7 +185,9 @@ class _Decomposer:
     def _is_fused(self, region: list[Op]) -> bool:
         """Whether the target fuses an activation of these ops: one that it lists, or several spelled-out ones."""
         types = [op.op_type for op in region if not is_view(op)]
-        return len(types) == 1 or self.fusion.spelled_out_activations.issuperset(types)
+        if len(types) == 1:  # arithmetic: the end of a spelled-out activation, such as a hard-swish's division by 6
+            return types[0] in self.fusion.activations | ARITHMETIC
+        return self.fusion.spelled_out_activations.issuperset(types)
 
     def _others_constant(self, op: Op, data: set[str]) -> bool:
         return all(not tensor or tensor in data or tensor in self.constants for tensor in op.inputs)

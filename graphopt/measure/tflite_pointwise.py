@@ -65,9 +65,14 @@ def _leaky(writer: Writer, op: Op) -> None:
 
 
 def _hard_sigmoid(writer: Writer, op: Op) -> None:
-    """Alpha x + beta, stored in [0, 1]: the end of the int8 range clips."""
+    """HARD_SWISH where it is the gate of its own input; else alpha x + beta, stored in [0, 1]: int8's end clips."""
     tensor = op.inputs[0]
     layout = writer.layout(tensor)
+    gate = _hard_swish(writer, op)
+    if gate is not None:
+        writer.take(gate)
+        writer.emit("HARD_SWISH", (writer.read(tensor),), gate.outputs[0], layout)
+        return
     shape = tuple(writer.shape(tensor)[axis] for axis in layout)
     alpha, beta = float(op.attribute("alpha", 0.2)), float(op.attribute("beta", 0.5))
     scale, zero = writer.scales[tensor].scale[0], writer.scales[tensor].zero_point
@@ -77,6 +82,15 @@ def _hard_sigmoid(writer: Writer, op: Op) -> None:
     shift = writer.constant_like("beta", np.full(one, beta, np.float32), None)
     writer.raw("MUL", (writer.read(tensor), factor), scaled, "MulOptions")
     writer.emit("ADD", (scaled, shift), op.outputs[0], layout, "AddOptions", quantisation=FIXED["HardSigmoid"])
+
+
+def _hard_swish(writer: Writer, op: Op) -> Op | None:
+    """The Mul behind a HardSigmoid that makes it x * min(max(x / 6 + 1 / 2, 0), 1)."""
+    slopes = float(op.attribute("alpha", 0.2)), float(op.attribute("beta", 0.5))
+    use = writer.graph.only_use(op.outputs[0])
+    if use is None or use.op.domain or use.op.op_type != "Mul" or not np.allclose(slopes, (1 / 6, 0.5)):
+        return None
+    return use.op if set(use.op.inputs) == {op.inputs[0], op.outputs[0]} else None
 
 
 def _prelu(writer: Writer, op: Op) -> None:

@@ -97,6 +97,23 @@ def test_the_listed_activations_are_those_that_vela_fuses(name: str, front: str,
     assert refused & load_target(name).fusion.activations == set()
 
 
+HARD_SWISH = """
+    a = Conv(x, w16_16_1_1) ah = HardSigmoid<alpha=0.16666667>(a) b = Mul(a, ah)
+    d = Conv<pads=[1,1,1,1], group=16>(b, w16_1_3_3) dh = HardSigmoid<alpha=0.16666667>(d) e = Mul(dh, d)
+    g = GlobalAveragePool(e) q = Conv(g, w16_16_1_1) u = HardSigmoid<alpha=0.16666667>(q) y = Mul(e, u)
+"""
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_hard_swish_is_part_of_what_makes_its_input_and_a_gate_is_not(name: str, tmp_path: Path) -> None:
+    graph = net("float[1,16,24,24] x", HARD_SWISH, tmp_path)
+    rows = measured(name, graph).rows
+    groups = join(graph, decompose(graph, load_target(name)), rows)
+    assert {"a", "ah", "b"} in [set(row.tensors) for row in rows]
+    assert len(groups) == len(rows)
+    assert all(group.is_single for group in groups)
+
+
 @pytest.mark.parametrize("name", ["ethos-u55-128", "ethos-u85-256"])
 def test_the_command_says_what_the_compiler_in_the_worker_says(name: str, blocks: Graph) -> None:
     written = convert(blocks)
