@@ -22,9 +22,10 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.plan import Plan, plan_to_toml, read_plan
 from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, nothing_to_reshape, open_subject
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
-from graphopt.search.exact import certify
+from graphopt.search.budget import Budget
+from graphopt.search.goal import parse_objective
 from graphopt.search.objective import Constraints, Scorer
-from graphopt.search.strategies import STRATEGIES
+from graphopt.search.run import run_search
 from graphopt.search.strategy import Certificate, Found
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES, CostTable
 from graphopt.targets.target import Target, load_target
@@ -106,7 +107,7 @@ def optimize(
     if reason:
         return _as_it_was(original, reason, output, options)
     job = Job(model, options, original=original)
-    if options.max_drift is None:
+    if options.max_drift is None and "drift" not in parse_objective(options.objective).quantities:
         found, draft = _search(job, job.table, options.constraints, progress)
         notes: tuple[str, ...] = ()
     else:
@@ -122,9 +123,12 @@ def optimize(
 
 def _check_search(options: Options) -> None:
     """Raise :class:`ConfigError` where a proof is asked for that cannot be made."""
-    if options.objective == "peak-memory" and (options.certify or options.search == "exact"):
+    quantities = parse_objective(options.objective).quantities
+    if quantities & {"peak-memory", "memory"} and (options.certify or options.search == "exact"):
         asked = "--search exact" if options.search == "exact" else "--certify"
-        raise ConfigError(f"{asked} needs an objective that adds up: --objective latency or parameters")
+        raise ConfigError(f"{asked} needs an objective that adds up: --objective latency, parameters or macs")
+    if "drift" in quantities and options.calibration is None:
+        raise ConfigError(f"--objective {options.objective}: drift is measured on real inputs: add --calibration PATH")
 
 
 def _search(job: Job, table: CostTable, bounds: Constraints, progress: Progress | None) -> tuple[Found, Draft]:
@@ -155,24 +159,37 @@ def _search_once(
     The search sees the live set; the arena that counts may need a little more.
     """
     options = job.options
-    search = STRATEGIES[options.search]
-    live_set = bounds.peak_bytes
+    lowered = bounds
     for _ in range(MEMORY_ATTEMPTS):
-        scorer = Scorer(table, options.objective, replace(bounds, peak_bytes=live_set))
-        found = search(table, scorer, seed=options.seed, max_evaluations=options.max_evaluations)
+        scorer = Scorer(table, options.objective, lowered)
+        budget = Budget(options.max_evaluations)
+        found = run_search(options.search, table, scorer, seed=options.seed, budget=budget, prove=options.certify)
         draft = Draft(job, found.best, progress)
-        excess = draft.after.peak_activation_bytes - bounds.peak_bytes if bounds.peak_bytes is not None else 0
-        if excess <= 0 or not scorer.feasible(found.score):
+        after = draft.after
+        peak, memory = after.peak_activation_bytes, after.peak_activation_bytes + after.parameter_bytes
+        over = [_over(peak, bounds.peak_bytes), _over(memory, bounds.memory_bytes)]
+        if not any(over) or not scorer.feasible(found.score):
             break
-        assert live_set is not None
-        live_set = max(live_set - excess, 1)
-    if options.certify and found.certificate is None:
-        found = replace(found, certificate=certify(table, scorer, found.score))
-    return found, draft, excess <= 0 and scorer.feasible(found.score)
+        lowered = replace(
+            lowered,
+            peak_bytes=_less(lowered.peak_bytes, over[0]),
+            memory_bytes=_less(lowered.memory_bytes, over[1]),
+        )
+    return found, draft, not any(over) and scorer.feasible(found.score)
 
 
-def _search_within_drift(job: Job, max_drift: float, progress: Progress | None) -> tuple[Found, Draft, tuple[str, ...]]:
-    """The best candidate, by the objective, whose measured drift keeps the bound.
+def _over(value: int, bound: int | None) -> int:
+    return 0 if bound is None else max(value - bound, 0)
+
+
+def _less(bound: int | None, excess: int) -> int | None:
+    return None if bound is None else max(bound - excess, 1)
+
+
+def _search_within_drift(
+    job: Job, max_drift: float | None, progress: Progress | None
+) -> tuple[Found, Draft, tuple[str, ...]]:
+    """The best candidate, by the objective, whose measured drift keeps the bound, if there is one.
 
     Single drifts are added up for the search; what comes out is repaired and measured as a whole, and the budget for
     the sum follows, up or down, until the whole uses most of the bound.
@@ -185,6 +202,9 @@ def _search_within_drift(job: Job, max_drift: float, progress: Progress | None) 
         job.space, job.table, job.data, job.subject.path, job.subject.digest, cache=cache, progress=progress
     )
     table = job.table.with_drift(single.drift)
+    singles = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"
+    if max_drift is None:
+        return *_search(job, table, job.options.constraints, progress), (singles,)
     budget = bound_of(max_drift, single.measure)
     best: tuple[Found, Draft] | None = None
     best_rank = (True, math.inf)
@@ -201,7 +221,6 @@ def _search_within_drift(job: Job, max_drift: float, progress: Progress | None) 
         budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.05), 4.0)
     if best is None:
         best = _search(job, table, replace(job.options.constraints, drift=0.0), progress)
-    singles = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"
     note = f"{singles}; drift of whole models: {', '.join(tried)}"
     return *best, (note,)
 
@@ -308,7 +327,8 @@ def _certified(result: OptimizeResult, certificate: Certificate | None) -> Optim
     if certificate is None:
         return result
     after = result.estimates[1]
-    value = after.latency_us if certificate.objective == "latency" else after.parameter_bytes
+    estimated = {"latency": after.latency_us, "parameters": after.parameter_bytes, "macs": after.macs}
+    value = estimated.get(certificate.objective, certificate.value)  # a sum is not looked at
     if math.isclose(value, certificate.value, rel_tol=1e-5):
         return replace(result, certificate=certificate)
     note = f"no certificate: the search priced this plan at {certificate.value:,.6g}, its estimate is {value:,.6g}"
@@ -342,6 +362,7 @@ def _missed(draft: Draft, options: Options) -> str:
         ("--max-latency-us", after.latency_us, bounds.latency_us),
         ("--max-peak-bytes", after.peak_activation_bytes, bounds.peak_bytes),
         ("--max-parameter-bytes", after.parameter_bytes, bounds.parameter_bytes),
+        ("--max-memory-bytes", after.parameter_bytes + after.peak_activation_bytes, bounds.memory_bytes),
         ("--max-macs", after.macs, bounds.macs),
         ("--max-drift", drift, options.max_drift),
     ):

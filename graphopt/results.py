@@ -10,8 +10,9 @@ from graphopt.cost.estimate import Estimate
 from graphopt.ir.op import Importance, Safety
 from graphopt.plan import Plan
 from graphopt.rewrites.rewrite import Refusal
-from graphopt.search.objective import Constraints, Objective
-from graphopt.search.strategy import MAX_EVALUATIONS, Certificate, SearchName
+from graphopt.search.budget import MAX_EVALUATIONS
+from graphopt.search.objective import Constraints
+from graphopt.search.strategy import Certificate, SearchName
 from graphopt.verification import Verification
 
 if TYPE_CHECKING:  # these run onnxruntime in this process, which a job without real inputs never does
@@ -39,7 +40,8 @@ class Options:
         protect: globs of op names, op keys or tensors that stay as they are.
         depth_multipliers: multipliers that `scale-depth` may choose from: the largest that keeps the constraints, or
             the best by the objective where there are none; empty leaves the rule asleep.
-        objective: what is minimised.
+        objective: what is minimised: a quantity, a weighted sum, or one and then another, as
+            :func:`graphopt.search.goal.parse_objective` reads it.
         constraints: what must hold.
         seed: of the search and of made-up verification inputs.
         max_evaluations: when the search stops at the latest (candidates priced).
@@ -72,7 +74,7 @@ class Options:
     rule_dirs: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     depth_multipliers: tuple[float, ...] = ()
-    objective: Objective = "latency"
+    objective: str = "latency"
     constraints: Constraints = field(default_factory=Constraints)
     seed: int = 0
     max_evaluations: int = MAX_EVALUATIONS

@@ -73,6 +73,23 @@ class Multipliers(click.ParamType):  # type: ignore[type-arg]
         return found
 
 
+class ObjectiveText(click.ParamType):  # type: ignore[type-arg]
+    """What is minimised, checked here and handed on as it was written."""
+
+    name = "objective"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the text."""
+        from graphopt.errors import ConfigError
+        from graphopt.search.goal import parse_objective
+
+        try:
+            parse_objective(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
 class PositiveNumber(click.ParamType):  # type: ignore[type-arg]
     """A finite number over 0 (`FloatRange` lets ``nan`` pass, which no comparison ever bounds)."""
 
@@ -211,12 +228,18 @@ rule_options = stacked(
 
 search_options = stacked(
     click.option(
-        "--objective", type=click.Choice(["latency", "peak-memory", "parameters"]), default="latency",
-        show_default=True, help="What is minimised.",
+        "--objective", type=ObjectiveText(), default="latency", show_default=True, metavar="WHAT",
+        help="What is minimised: latency, peak-memory, parameters, memory (parameters and peak activations), macs or "
+        "drift; a weighted sum of these, each relative to the original's, as latency=1,parameters=0.2; or one and "
+        "then, giving up some percent of it (1 where none is said), another, as latency+2%>parameters.",
     ),
     click.option("--max-latency-us", type=PositiveNumber(), metavar="US", help="Upper bound."),
     click.option("--max-peak-bytes", type=Amount(), metavar="N", help="Upper bound, as 256KB or 1.5MiB."),
     click.option("--max-parameter-bytes", type=Amount(), metavar="N", help="Upper bound, as 1MB."),
+    click.option(
+        "--max-memory-bytes", type=Amount(), metavar="N",
+        help="Upper bound for parameters and peak activations together, as 512KB.",
+    ),
     click.option("--max-macs", type=Amount(), metavar="N", help="Upper bound, as 300M."),
     click.option(
         "--max-evaluations", type=click.IntRange(min=1), metavar="N", help="Stop the search after N priced candidates."
@@ -248,7 +271,10 @@ def make_options(values: Mapping[str, Any]) -> Options:
 
     if values.get("preprocess") is not None and values.get("calibration") is None:
         raise click.UsageError("--preprocess is for a folder of images: add --calibration FOLDER")
-    bounds = {name: values.get(f"max_{name}") for name in ("latency_us", "peak_bytes", "parameter_bytes", "macs")}
+    bounds = {
+        name: values.get(f"max_{name}")
+        for name in ("latency_us", "peak_bytes", "parameter_bytes", "memory_bytes", "macs")
+    }
     given: dict[str, Any] = {"constraints": Constraints(**bounds)}
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",

@@ -62,7 +62,9 @@ def certificate_sentence(certificate: Certificate) -> str:
     reason = certificate.reason and f"; {certificate.reason}"
     if not math.isfinite(certificate.gap):
         return f"not known (no bound found{reason})"
-    shown = f.latency if certificate.objective == "latency" else f.size
+    shown = {"latency": f.latency, "macs": f.number}.get(certificate.objective, f.size)
+    if "=" in certificate.objective:
+        shown = "{:.4g} of the original's".format
     percent = math.ceil(1e4 * certificate.gap - 1e-6) / 100  # upwards: it is a promise
     return f"at most {percent:.2f} % (certified: no plan is under {shown(certificate.bound)}{reason})"
 

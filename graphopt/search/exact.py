@@ -8,13 +8,17 @@ length). The minima met on the way are candidates. Peak memory does not add up: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from graphopt.search.budget import Budget
 from graphopt.search.elimination import CHANGES, Elimination, Prices
+from graphopt.search.goal import PEAK
 from graphopt.search.local import local_search
-from graphopt.search.objective import CHANGE, METRIC, Scorer
+from graphopt.search.objective import CHANGE, Bound, Scorer
 from graphopt.search.pareto import Front
-from graphopt.search.strategy import MAX_EVALUATIONS, ROUNDING, Certificate, Found
+from graphopt.search.strategy import ROUNDING, Certificate, Found
 from graphopt.space.table import Candidates, CostTable
 
 WORK = 200_000_000
@@ -30,27 +34,34 @@ PATIENCE = 5
 """Subgradient steps without a better bound after which they become shorter."""
 
 
-def exact_search(table: CostTable, scorer: Scorer, *, seed: int = 0, max_evaluations: int = MAX_EVALUATIONS) -> Found:
+def exact_search(
+    table: CostTable,
+    scorer: Scorer,
+    *,
+    seed: int = 0,
+    budget: Budget | None = None,
+    start: Candidates | None = None,
+) -> Found:
     """Minimise ``scorer`` over the candidates of ``table``, with a certificate.
 
     Where constraints or the size of the space leave a gap, local search from the best candidate closes what it can.
-
-    Raises:
-        ValueError: peak memory is minimised.
     """
+    budget = budget or Budget()
     relaxed = _Relaxed(table, scorer)
     relaxed.maximise()
     rows = relaxed.candidates()
+    if start is not None:
+        rows = np.concatenate([start[None], rows])
     scores = scorer(rows)
     first = int(scores.argmin())
     best, score = rows[first], float(scores[first])
     front = Front(table, scorer)
     front.add(rows)
-    for start in (None, best):
-        if relaxed.certificate(score).gap == 0 or scorer.evaluations >= max_evaluations:
+    for origin, share in ((None, 0.5), (best, 1.0)):
+        if relaxed.certificate(score).gap == 0 or budget.spent(scorer.evaluations):
             break
-        rest = scorer.evaluations + (max_evaluations - scorer.evaluations) // (2 if start is None else 1)
-        found = local_search(table, scorer, seed=seed, max_evaluations=rest, start=start)
+        rest = budget.part(share, scorer.evaluations)
+        found = local_search(table, scorer, seed=seed, budget=rest, start=origin)
         front.add(np.array(found.front))
         if found.score < score:
             best, score = found.best, found.score
@@ -59,11 +70,7 @@ def exact_search(table: CostTable, scorer: Scorer, *, seed: int = 0, max_evaluat
 
 
 def certify(table: CostTable, scorer: Scorer, score: float) -> Certificate | None:
-    """Say how far a score is from the optimum at most; ``None`` for an infeasible candidate's.
-
-    Raises:
-        ValueError: peak memory is minimised.
-    """
+    """Say how far a score is from the optimum at most; ``None`` for an infeasible candidate's."""
     if not scorer.feasible(score):
         return None
     relaxed = _Relaxed(table, scorer)
@@ -75,11 +82,12 @@ class _Relaxed:
     """The problem with its constraints priced instead of kept."""
 
     def __init__(self, table: CostTable, scorer: Scorer) -> None:
-        self._weights = {**scorer.weights, CHANGES: CHANGE}
+        self._weights = {**_adding(scorer.weights), CHANGES: CHANGE}
         self._table = table
         self._scorer = scorer
-        self._metrics = [metric for metric, _ in scorer.bounds]
-        self._limits = np.array([max(bound, 1e-12) for _, bound in scorer.bounds])
+        parts = [Bound(_adding(bound.weights), bound.limit) for bound in scorer.bounds]
+        self._bounds = [bound for bound in parts if bound.weights]
+        self._metrics = sorted({metric for bound in self._bounds for metric in bound.weights})
         self._elimination = Elimination(table)
         self._left = max(WORK // max(self._elimination.entries, 1), 8)
         self._met: dict[bytes, Candidates] = {}
@@ -94,16 +102,16 @@ class _Relaxed:
         reasons = []
         if not self._elimination.complete:
             reasons.append("too many decisions meet for an exact answer")
-        if self._metrics:
+        if self._bounds:
             reasons.append("the constraints are relaxed")
-        if self._scorer.constraints.peak_bytes is not None:
+        if self._scorer.peak:
             reasons.append("the bound leaves peak memory out")
-        unit = 1.0 / self._scorer.weights[METRIC[self._scorer.objective]]
-        return Certificate(self._scorer.objective, score * unit, float(self.bound) * unit, "; ".join(reasons))
+        unit = self._scorer.unit
+        return Certificate(str(self._scorer.level), score * unit, float(self.bound) * unit, "; ".join(reasons))
 
     def maximise(self, upper: float = np.inf) -> None:
         """Raise the bound; ``upper`` is the score of a feasible candidate, if one is known."""
-        multipliers = np.zeros(len(self._metrics))
+        multipliers = np.zeros(len(self._bounds))
         _, off = self._at(multipliers)
         if (off <= 0).all():
             return
@@ -117,14 +125,15 @@ class _Relaxed:
         """The relaxed minimum (or a bound below it), and how far its candidate is off each constraint."""
         self._left -= 1
         weights = dict(self._weights)
-        for metric, price in zip(self._metrics, multipliers / self._limits, strict=True):
-            weights[metric] = weights.get(metric, 0.0) + float(price)
+        for bound, price in zip(self._bounds, multipliers, strict=True):
+            for metric, weight in bound.weights.items():
+                weights[metric] = weights.get(metric, 0.0) + float(price) * weight / bound.limit
         value, row = self._elimination.minimise(weights, self._metrics)
         value -= float(multipliers.sum())
         self.bound = max(self.bound, value)
         self._met.setdefault(row.tobytes(), row)
-        off: Prices = self._table.evaluate(row[None], self._metrics)[:, 0] / self._limits - 1.0
-        return value, off
+        values = dict(zip(self._metrics, self._table.evaluate(row[None], self._metrics), strict=True))
+        return value, np.array([float(bound.off(values)[0]) for bound in self._bounds])
 
     def _follow_cuts(self, multipliers: Prices, constraint: int) -> Prices:
         """The best value of one multiplier: where the lines that two minima draw cross, as long as that is new."""
@@ -171,6 +180,11 @@ class _Relaxed:
                 length, waited = length / 2, 0
             if upper - self.bound <= ROUNDING * upper:
                 break
+
+
+def _adding(weights: Mapping[int, float]) -> dict[int, float]:
+    """The part of a weighted sum that adds up over the factors; what is left out is never below 0."""
+    return {metric: weight for metric, weight in weights.items() if metric != PEAK}
 
 
 def _with(multipliers: Prices, constraint: int, price: float) -> Prices:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.search.budget import Budget
 from graphopt.search.objective import Scorer
 from graphopt.search.pareto import Front
-from graphopt.search.strategy import MAX_EVALUATIONS, Found
+from graphopt.search.strategy import Found
 from graphopt.space.table import Candidates, CostTable
 
 BATCH = 4096
@@ -21,14 +22,22 @@ FREE = 1e-12
 """A loss below this counts as none."""
 
 
-def greedy_search(table: CostTable, scorer: Scorer, *, seed: int = 0, max_evaluations: int = MAX_EVALUATIONS) -> Found:
+def greedy_search(
+    table: CostTable,
+    scorer: Scorer,
+    *,
+    seed: int = 0,
+    budget: Budget | None = None,
+    start: Candidates | None = None,
+) -> Found:
     """Minimise ``scorer`` over the candidates of ``table``; nothing is drawn, so the ``seed`` does not matter."""
     front = Front(table, scorer)
-    best = table.default()
+    budget = budget or Budget()
+    best = table.default() if start is None else start
     front.add(best[None])
     off, score = (float(part[0]) for part in scorer.parts(best[None]))
     moves = [(v, option) for v, options in enumerate(table.sizes) for option in range(options)]
-    while moves and scorer.evaluations < max_evaluations:
+    while moves and not budget.spent(scorer.evaluations):
         offs, scores = _priced(scorer, best, moves)
         if off > 0:
             nearer = offs < off

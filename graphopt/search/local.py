@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.search.budget import Budget
 from graphopt.search.objective import Scorer
 from graphopt.search.pareto import Front
-from graphopt.search.strategy import MAX_EVALUATIONS, Found
+from graphopt.search.strategy import Found
 from graphopt.space.table import Candidates, CostTable
 
 BLOCK_COMBINATIONS = 64
@@ -34,7 +35,7 @@ def local_search(
     scorer: Scorer,
     *,
     seed: int = 0,
-    max_evaluations: int = MAX_EVALUATIONS,
+    budget: Budget | None = None,
     start: Candidates | None = None,
 ) -> Found:
     """Minimise ``scorer`` over the candidates of ``table``.
@@ -43,10 +44,11 @@ def local_search(
         table: the priced space.
         scorer: objective and constraints.
         seed: of the restarts.
-        max_evaluations: the search stops once it has priced this many candidates.
+        budget: when the search stops.
         start: where it begins, the table's default without one.
     """
-    search = _Search(table, scorer, max_evaluations)
+    budget = budget or Budget()
+    search = _Search(table, scorer, budget)
     best = table.default() if start is None else start
     score = float(scorer(best[None])[0])
     search.front.add(best[None])
@@ -55,7 +57,7 @@ def local_search(
     best, score = search.descend(best, score)
     generator = np.random.default_rng(seed)
     waited = 0
-    while waited < PATIENCE and scorer.evaluations < max_evaluations:
+    while waited < PATIENCE and not budget.spent(scorer.evaluations):
         start = search.shaken(best, generator)
         found, value = search.descend(start, float(scorer(start[None])[0]))
         waited += 1
@@ -67,10 +69,10 @@ def local_search(
 class _Search:
     """The moves, prepared once."""
 
-    def __init__(self, table: CostTable, scorer: Scorer, max_evaluations: int) -> None:
+    def __init__(self, table: CostTable, scorer: Scorer, budget: Budget) -> None:
         self.table = table
         self.scorer = scorer
-        self.max_evaluations = max_evaluations
+        self.budget = budget
         self.front = Front(table, scorer)
         self.blocks = _blocks(table)
         self.macros = _macros(table)
@@ -78,7 +80,7 @@ class _Search:
     def descend(self, start: Candidates, score: float) -> tuple[Candidates, float]:
         """Sweep until nothing improves."""
         best = start
-        while self.scorer.evaluations < self.max_evaluations:
+        while not self.budget.spent(self.scorer.evaluations):
             moved, value = self._macro(best, score)
             moved, value = self._sweep(moved, value)
             if not value < score:

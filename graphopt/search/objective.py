@@ -2,118 +2,184 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.space.table import DRIFT, INVALID, LATENCY, MACS, PARAMETER_BYTES, Candidates, CostTable
+from graphopt.search.goal import PEAK, TERMS, Level, Objective, Quantity, parse_objective
+from graphopt.space.table import INVALID, LATENCY, Candidates, CostTable
 
-Objective = Literal["latency", "peak-memory", "parameters"]
+Values = Mapping[int, npt.NDArray[np.float64]]
+"""Metrics of candidates, each shape (candidates,)."""
 
-METRIC: Mapping[Objective, int] = {"latency": LATENCY, "parameters": PARAMETER_BYTES}
-"""The metric of each objective that adds up."""
 TIE = 1e-6
 """Weight of the relative latency when something else is minimised: it only breaks ties."""
 CHANGE = 1e-9
 """Price of one changed decision: without a gain, nothing changes."""
+SLACK = 1e-9
+"""Relative rounding that a level may be off what was reached before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
     """Upper bounds that the result must keep; ``None`` is no bound.
 
-    ``drift`` is bound where its parts add up: the KL divergence, or the square of a relative L2 distance.
+    ``memory_bytes`` bounds parameters and peak activations together. ``drift`` is bound where its parts add up: the KL
+    divergence, or the square of a relative L2 distance.
     """
 
     latency_us: float | None = None
     peak_bytes: int | None = None
     parameter_bytes: int | None = None
+    memory_bytes: int | None = None
     macs: int | None = None
     drift: float | None = None
+
+    @property
+    def bounds(self) -> Mapping[Quantity, float]:
+        """The bounds that are set, by quantity."""
+        found: dict[Quantity, float | None] = {
+            "latency": self.latency_us,
+            "peak-memory": self.peak_bytes,
+            "parameters": self.parameter_bytes,
+            "memory": self.memory_bytes,
+            "macs": self.macs,
+            "drift": self.drift,
+        }
+        return {quantity: float(bound) for quantity, bound in found.items() if bound is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A weighted sum of metrics that must not exceed a limit (over 0)."""
+
+    weights: Mapping[int, float]
+    limit: float
+
+    def off(self, values: Values) -> npt.NDArray[np.float64]:
+        """How far candidates are above the limit, relative; below it is negative."""
+        total: npt.NDArray[np.float64] = weighted(self.weights, values) / self.limit - 1.0
+        return total
 
 
 class Scorer:
     """Turns candidates into one number each, smaller is better.
 
-    Feasible candidates score their objective relative to the unchanged model; infeasible ones score above
-    :attr:`INFEASIBLE`, by how far they are off, so that a search finds its way into the feasible part.
+    Feasible candidates score their objective (its first level) relative to the unchanged model; infeasible ones score
+    above :attr:`INFEASIBLE`, by how far they are off, so that a search finds its way into the feasible part.
 
     Attributes:
-        bounds: (metric, upper bound) of the constraints that add up over the factors; peak memory does not.
+        level: what is minimised.
+        weights: of each metric in a feasible candidate's score; :data:`CHANGE` for every change comes on top.
+        bounds: what must hold.
+        rows: the table's metrics that a score needs.
+        peak: whether it needs peak memory, too.
         reference: metrics of the unchanged model.
         evaluations: candidates scored.
     """
 
     INFEASIBLE = 1e6
 
-    def __init__(self, table: CostTable, objective: Objective, constraints: Constraints) -> None:
+    def __init__(
+        self, table: CostTable, objective: Objective | str, constraints: Constraints, earlier: Sequence[Bound] = ()
+    ) -> None:
+        """``earlier`` are bounds that levels before this objective set (see :meth:`following`)."""
         self.table = table
-        self.objective = objective
+        self.objective = parse_objective(objective) if isinstance(objective, str) else objective
+        self.level = self.objective.levels[0]
         self.constraints = constraints
         self.evaluations = 0
         self._default = table.default()
         self.reference = table.evaluate(self._default[None])[:, 0]
-        self._peak = constraints.peak_bytes is not None or objective == "peak-memory"
-        self._reference_peak = float(table.peak_bytes(self._default[None])[0]) if self._peak else 1.0
-        self.bounds = [
-            (metric, float(bound))
-            for metric, bound in (
-                (LATENCY, constraints.latency_us),
-                (PARAMETER_BYTES, constraints.parameter_bytes),
-                (MACS, constraints.macs),
-                (DRIFT, constraints.drift),
-            )
-            if bound is not None
-        ]
+        self._earlier = tuple(earlier)
+        self._goal = self._relative(self.level)
+        self.weights = dict(self._goal)
+        if "latency" not in dict(self.level.weights):
+            self.weights[LATENCY] = TIE * self._unit("latency")
+        limits = constraints.bounds.items()
+        own = [Bound(dict.fromkeys(TERMS[quantity], 1.0), max(limit, 1e-12)) for quantity, limit in limits]
+        self.bounds = (*own, *self._earlier)
+        needed = {INVALID, LATENCY, *self.weights, *(metric for bound in self.bounds for metric in bound.weights)}
+        self.peak = PEAK in needed
+        self.rows = sorted(needed - {PEAK})
+
+    def _relative(self, level: Level) -> dict[int, float]:
+        """The level's weight of each metric."""
+        weights: dict[int, float] = {}
+        for quantity, weight in level.weights:
+            for metric in TERMS[quantity]:
+                weights[metric] = weights.get(metric, 0.0) + weight * self._unit(quantity)
+        return weights
+
+    def _unit(self, quantity: Quantity) -> float:
+        """One over the unchanged model's value; drift, which it has none of, counts as it is."""
+        if quantity == "drift":
+            return 1.0
+        total = sum(self._reference_peak if m == PEAK else float(self.reference[m]) for m in TERMS[quantity])
+        return 1.0 / (total or 1.0)
+
+    @cached_property
+    def _reference_peak(self) -> float:
+        return float(self.table.peak_bytes(self._default[None])[0])
 
     def __call__(self, candidates: Candidates) -> npt.NDArray[np.float64]:
         """Score candidates, shape (candidates,)."""
-        off, score = self.parts(candidates)
+        return self.total(*self.parts(candidates))
+
+    def total(self, off: npt.NDArray[np.float64], score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """One number of the two that :meth:`parts` returns."""
         total: npt.NDArray[np.float64] = np.where(off > 0, self.INFEASIBLE * (1.0 + off), score)
         return total
 
     def parts(self, candidates: Candidates) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """How far candidates are off their constraints (0: feasible), and what they score on the objective alone."""
-        self.evaluations += len(candidates)
-        metrics = sorted({LATENCY, INVALID, METRIC.get(self.objective, LATENCY), *(m for m, _ in self.bounds)})
-        values = dict(zip(metrics, self.table.evaluate(candidates, metrics), strict=True))
-        peak = self.table.peak_bytes(candidates) if self._peak else np.zeros(len(candidates))
+        return self.judge(self.values(candidates), (candidates != self._default).sum(axis=1))
+
+    def values(self, candidates: Candidates) -> Values:
+        """The metrics of candidates that a score needs."""
+        values = dict(zip(self.rows, self.table.evaluate(candidates, self.rows), strict=True))
+        return values | {PEAK: self.table.peak_bytes(candidates)} if self.peak else values
+
+    def judge(
+        self, values: Values, changes: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """:meth:`parts` of candidates whose metrics, and changes from the default, are known."""
+        self.evaluations += len(changes)
         off = values[INVALID].copy()
-        for metric, bound in self.bounds:
-            off += np.maximum(0.0, values[metric] / max(bound, 1e-12) - 1.0)
-        if self.constraints.peak_bytes is not None:
-            off += np.maximum(0.0, peak / max(float(self.constraints.peak_bytes), 1e-12) - 1.0)
-        relative = self._relative(values, LATENCY)
-        if self.objective == "peak-memory":
-            score = peak / max(self._reference_peak, 1e-12) + TIE * relative
-        elif self.objective == "parameters":
-            score = self._relative(values, PARAMETER_BYTES) + TIE * relative
-        else:
-            score = relative
-        score = score + CHANGE * (candidates != self._default).sum(axis=1)
-        return off, score
+        for bound in self.bounds:
+            off += np.maximum(0.0, bound.off(values))
+        return off, weighted(self.weights, values) + CHANGE * changes
 
     @property
-    def weights(self) -> Mapping[int, float]:
-        """The metrics whose weighted sum, with :data:`CHANGE` for every change, is a feasible candidate's score.
+    def adds_up(self) -> bool:
+        """Whether everything that is minimised or bound adds up over the factors; peak memory does not."""
+        return not self.peak
 
-        Raises:
-            ValueError: peak memory is minimised, which is no such sum.
-        """
-        if self.objective == "peak-memory":
-            raise ValueError("peak memory does not add up")
-        latency = 1.0 / max(float(self.reference[LATENCY]), 1e-12)
-        if self.objective == "latency":
-            return {LATENCY: latency}
-        return {PARAMETER_BYTES: 1.0 / max(float(self.reference[PARAMETER_BYTES]), 1e-12), LATENCY: TIE * latency}
+    @property
+    def unit(self) -> float:
+        """What a score is multiplied by to be in the unit of its quantity (us, bytes, MACs); 1 for a weighted sum."""
+        return 1.0 if self.level.quantity is None else 1.0 / self._unit(self.level.quantity)
 
-    def _relative(self, values: Mapping[int, npt.NDArray[np.float64]], metric: int) -> npt.NDArray[np.float64]:
-        relative: npt.NDArray[np.float64] = values[metric] / max(float(self.reference[metric]), 1e-12)
-        return relative
+    def following(self, best: Candidates) -> Scorer | None:
+        """The scorer of the next level, which must keep what ``best`` reached on this one; ``None`` after the last."""
+        if len(self.objective.levels) == 1:
+            return None
+        reached = float(weighted(self._goal, self.values(best[None]))[0])
+        limit = max(reached * (1.0 + max(self.level.tolerance, SLACK)), 1e-12)
+        rest = Objective(self.objective.levels[1:])
+        scorer = Scorer(self.table, rest, self.constraints, (*self._earlier, Bound(self._goal, limit)))
+        scorer.evaluations = self.evaluations
+        return scorer
 
     def feasible(self, score: float) -> bool:
         """Whether a score belongs to a candidate that keeps every constraint."""
         return score < self.INFEASIBLE
+
+
+def weighted(weights: Mapping[int, float], values: Values) -> npt.NDArray[np.float64]:
+    """The weighted sum of metrics."""
+    total: npt.NDArray[np.float64] = np.sum([weight * values[metric] for metric, weight in weights.items()], axis=0)
+    return total

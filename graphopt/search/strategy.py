@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from graphopt.search.objective import Objective, Scorer
+from graphopt.search.budget import Budget
+from graphopt.search.objective import Scorer
 from graphopt.space.table import Candidates, CostTable
 
 SearchName = Literal["local", "exact", "greedy"]
-
-MAX_EVALUATIONS = 200_000
-"""Candidates that a search prices at most, where nothing else is said."""
 
 ROUNDING = 1e-6
 """Relative gap below which two scores are one: ties are broken by terms of this size."""
@@ -22,13 +20,13 @@ class Certificate:
     """How far a candidate is from the best one at most.
 
     Attributes:
-        objective: what was minimised.
-        value: the candidate's, in the objective's unit (us, bytes).
+        objective: what was minimised: a quantity, or a weighted sum.
+        value: the candidate's, in the quantity's unit (us, bytes, MACs); of a sum, relative to the original's.
         bound: no feasible candidate of the space has less.
         reason: what may lie between the bound and the optimum, ``""`` where nothing does.
     """
 
-    objective: Objective
+    objective: str
     value: float
     bound: float
     reason: str = ""
@@ -61,10 +59,19 @@ class Found:
 
 
 class Strategy(Protocol):
-    """A search. The same seed gives the same answer in any process, and no answer scores above the default."""
+    """A search. The same seed gives the same answer in any process, and no answer scores above the start."""
 
     def __call__(
-        self, table: CostTable, scorer: Scorer, *, seed: int = 0, max_evaluations: int = MAX_EVALUATIONS
+        self,
+        table: CostTable,
+        scorer: Scorer,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        start: Candidates | None = None,
     ) -> Found:
-        """Minimise ``scorer`` over the candidates of ``table``; stop soon after ``max_evaluations`` are priced."""
+        """Minimise ``scorer`` over the candidates of ``table``, beginning at ``start`` or the table's default.
+
+        It stops soon after the ``budget`` is spent, and hands back the best it met.
+        """
         ...

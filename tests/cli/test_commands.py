@@ -98,7 +98,7 @@ def test_a_search_is_chosen_and_certified(run, small_model: Path, tmp_path: Path
 def test_a_certificate_that_the_estimate_contradicts_is_void(
     run, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphopt.pipeline.certify", lambda *_: Certificate("latency", 1.0, 1.0))
+    monkeypatch.setattr("graphopt.search.run.certify", lambda *_: Certificate("latency", 1.0, 1.0))
     done = run("optimize", small_model, *T, "-o", tmp_path / "out.onnx", "--certify", "--json")
     values = json.loads(done.stdout)
     assert values["certificate"] is None

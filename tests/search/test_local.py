@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.search.budget import Budget
 from graphopt.search.local import local_search
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.search.pareto import non_dominated
@@ -84,7 +85,7 @@ def test_same_seed_same_answer_and_the_budget_holds() -> None:
     assert first.best.tolist() == second.best.tolist()
     assert [row.tolist() for row in first.front] == [row.tolist() for row in second.front]
     short = Scorer(table, "latency", Constraints())
-    local_search(table, short, seed=5, max_evaluations=100)
+    local_search(table, short, seed=5, budget=Budget(100))
     assert short.evaluations < 1000
 
 
