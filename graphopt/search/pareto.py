@@ -32,6 +32,8 @@ class Front:
         return tuple(self._rows)
 
     def _prune(self) -> None:
+        if not self._rows:
+            return
         rows = np.unique(np.array(self._rows), axis=0)
         evaluations = self._scorer.evaluations
         keep = self._scorer(rows) < self._scorer.INFEASIBLE

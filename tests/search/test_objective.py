@@ -83,6 +83,14 @@ def test_levels_give_up_no_more_than_the_tolerance(name: str) -> None:
     assert gained > 2
 
 
+def test_levels_end_where_a_constraint_is_out_of_reach() -> None:
+    table = random_table(3, sites=3, widths=2)
+    scorer = Scorer(table, "latency>parameters", Constraints(macs=1))
+    found = run_search("local", table, scorer)
+    assert not scorer.feasible(found.score)
+    assert found.front == ()
+
+
 def test_an_original_without_parameters_can_be_scored() -> None:
     prices = np.zeros((METRICS, 2))
     prices[LATENCY] = 1
