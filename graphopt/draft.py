@@ -32,7 +32,8 @@ from graphopt.outputs import staged
 from graphopt.plan import Plan, plan_to_toml
 from graphopt.prepare import Subject, check_repair_steps, find_catalog, find_rules, open_space, open_subject
 from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, RuleRefusal
-from graphopt.space.table import Candidates, CostTable, compile_table
+from graphopt.space.compiler import compile_table
+from graphopt.space.table import Candidates, CostTable
 from graphopt.verification import verify
 from graphopt.verification.interface import input_types, read_interface
 from graphopt.version import __version__

@@ -17,9 +17,10 @@ from graphopt.onnx_io.save import save
 from graphopt.prepare import find_catalog, find_rules, open_space, open_subject
 from graphopt.resources import sample_models_dir
 from graphopt.results import Options
+from graphopt.space.compiler import compile_table
 from graphopt.space.site import KEEP, Option
 from graphopt.space.space import Space
-from graphopt.space.table import INVALID, CostTable, compile_table
+from graphopt.space.table import INVALID, CostTable
 from graphopt.verification import Verification, verify
 
 EXACT = (

@@ -37,7 +37,8 @@ from graphopt.plan import Plan, SiteChoice, WidthChoice
 from graphopt.resources import sample_models_dir
 from graphopt.results import Options
 from graphopt.sensitivity import measure_sensitivity
-from graphopt.space.table import DRIFT, compile_table
+from graphopt.space.compiler import compile_table
+from graphopt.space.table import DRIFT
 from graphopt.verification.interface import input_types, read_interface
 from graphopt.verification.session import Session
 from graphopt.verification.tally import Tally

@@ -25,8 +25,9 @@ from graphopt.search.exact import certify
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.search.strategies import STRATEGIES
 from graphopt.search.strategy import Found, SearchName
+from graphopt.space.compiler import compile_table
 from graphopt.space.memory import MemoryTable
-from graphopt.space.table import LATENCY, METRICS, PARAMETER_BYTES, CostTable, Factor, Variable, compile_table
+from graphopt.space.table import LATENCY, METRICS, PARAMETER_BYTES, CostTable, Factor, Variable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGETS = ("npu-16", "npu-32", "npu-64", "npu-32-no-depthwise", "cpu-x86-64")

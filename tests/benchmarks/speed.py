@@ -30,7 +30,7 @@ import numpy as np
 from graphopt.prepare import find_catalog, find_rules, open_space, open_subject
 from graphopt.results import Options
 from graphopt.search.objective import Constraints, Scorer
-from graphopt.space.table import compile_table
+from graphopt.space.compiler import compile_table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGET = "npu-32"

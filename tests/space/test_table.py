@@ -19,8 +19,9 @@ from graphopt.resources import sample_models_dir
 from graphopt.results import Options
 from graphopt.search.exact import exact_search
 from graphopt.search.objective import Constraints, Scorer
+from graphopt.space.compiler import compile_table
 from graphopt.space.space import Space
-from graphopt.space.table import DRAM_BYTES, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable, compile_table
+from graphopt.space.table import DRAM_BYTES, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable
 from graphopt.targets.target import Target, load_target
 from tests.cost.learner import learned, target_file
 from tests.cost.live_set import live_set
