@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"decide"}),
     frozenset({"landscape", "sensitivity"}),
     frozenset({"draft"}),
-    frozenset({"pipeline"}),
+    frozenset({"finetuning", "pipeline"}),
     frozenset({"measure"}),
     frozenset({"zoo", "report"}),
     frozenset({"cli"}),

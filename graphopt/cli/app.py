@@ -31,6 +31,7 @@ COMMANDS = {
     "optimize": "Search the best plan for a model, apply it and prove the result.",
     "scan": "List every change on offer, and write a plan to edit.",
     "apply": "Apply a plan to its model.",
+    "finetune": "Train the weights of a rewritten model, with the original as teacher or with labels.",
     "explain": "Show where each rule fired, and why it did not elsewhere.",
     "estimate": "Estimate latency, memory and traffic of a model on a target.",
     "landscape": "Show which numbers of channels are cheap on a target.",

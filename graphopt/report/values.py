@@ -17,6 +17,7 @@ from graphopt.results import FrontPoint, OptimizeResult, ScanResult, ZooRow
 from graphopt.verification import Verification
 
 if TYPE_CHECKING:
+    from graphopt.finetuning import FinetuneResult
     from graphopt.search.strategy import Certificate
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
@@ -30,6 +31,9 @@ HEADLINE = (
     "dram_bytes",
 )
 """Numbers of an estimate that summaries show, in their order."""
+
+_TUNED = ("model", "teacher", "output", "loss", "samples", "held_out", "steps", "kept")
+"""What a fine-tuned model's values begin with."""
 
 
 def estimate_values(estimate: Estimate, *, kernels: bool = False) -> dict[str, Any]:
@@ -99,6 +103,16 @@ def optimize_values(result: OptimizeResult) -> dict[str, Any]:
         "evaluations": result.evaluations,
         "certificate": None if result.certificate is None else certificate_values(result.certificate),
     }
+
+
+def finetune_values(result: FinetuneResult) -> dict[str, Any]:
+    """Everything about one fine-tuned model; see `FinetuneResult`."""
+    values: dict[str, Any] = clean({name: getattr(result, name) for name in _TUNED})
+    for name, one in (("before", result.before), ("after", result.after)):
+        drift = None if one.drift is None else drift_values(one.drift)
+        values[name] = {"value": clean(one.value), "drift": drift}
+    values["evaluation"] = None if result.evaluation is None else evaluation_values(*result.evaluation)
+    return values | {"notes": list(result.notes)}
 
 
 def certificate_values(certificate: Certificate) -> dict[str, Any]:

@@ -10,7 +10,7 @@ in any process.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -161,6 +161,24 @@ def cross_entropy(labels: str = "label", output: str | None = None) -> Loss:
         return F.nll_loss(_log_probabilities(scores), classes)
 
     return loss
+
+
+def summed(*losses: Loss) -> Loss:
+    """Return the sum of some losses."""
+    return lambda outputs, batch: sum((loss(outputs, batch) for loss in losses), torch.zeros(()))
+
+
+def mean_loss(graph: Graph, batches: Iterable[Mapping[str, Array]], loss: Loss) -> float:
+    """Return the loss of a graph as it is, averaged over samples; arguments as :func:`finetune`."""
+    runner = Runner(graph)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for arrays in batches:
+            batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
+            size = len(next(iter(batch.values())))
+            total += size * float(loss(_outputs(runner, batch, size), batch))
+            count += size
+    return total / count
 
 
 def distillation(teacher: Graph, temperature: float = 2.0) -> Loss:
