@@ -7,7 +7,7 @@ that runtime's arena exactly. (What a search can afford to price is a lower boun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from graphopt.cost.kernels import Kernel
 from graphopt.cost.workload import tensor_bytes
@@ -19,6 +19,11 @@ from graphopt.targets.target import Target
 ALIGNMENT_BYTES = 16
 
 
+def aligned_bytes(size: int) -> int:
+    """What a tensor of ``size`` bytes takes up."""
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
 def place(spans: Sequence[Lifetime], sizes: Sequence[int]) -> tuple[int, ...]:
     """Return the offset of each tensor in the arena, bytes.
 
@@ -26,7 +31,7 @@ def place(spans: Sequence[Lifetime], sizes: Sequence[int]) -> tuple[int, ...]:
         spans: lifetimes, in the order in which the tensors are made.
         sizes: bytes of each.
     """
-    aligned = [-(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for size in sizes]
+    aligned = [aligned_bytes(size) for size in sizes]
     offsets = [0] * len(spans)
     placed: list[int] = []
     for index in sorted(range(len(spans)), key=lambda i: (-aligned[i], -i)):
@@ -45,7 +50,7 @@ def place(spans: Sequence[Lifetime], sizes: Sequence[int]) -> tuple[int, ...]:
 def arena(spans: Sequence[Lifetime], sizes: Sequence[int]) -> int:
     """Return the bytes that the allocator needs for tensors of ``sizes`` bytes: its highest end."""
     offsets = place(spans, sizes)
-    ends = (o + -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for o, size in zip(offsets, sizes, strict=True))
+    ends = (offset + aligned_bytes(size) for offset, size in zip(offsets, sizes, strict=True))
     return max(ends, default=0)
 
 
@@ -61,10 +66,19 @@ def peak_activation_bytes(graph: Graph, kernels: Sequence[Kernel], target: Targe
         ModelError: when a tensor has no static shape.
     """
     spans = activation_lifetimes(graph, kernels)
+    return arena(spans, activation_sizes(graph, [span.tensor for span in spans], target))
+
+
+def activation_sizes(graph: Graph, tensors: Iterable[str], target: Target) -> list[int]:
+    """Return the bytes of each activation in the target's precision.
+
+    Raises:
+        ModelError: when a tensor has no static shape.
+    """
     sizes = []
-    for span in spans:
-        shape = graph.static_shape(span.tensor)
+    for tensor in tensors:
+        shape = graph.static_shape(tensor)
         if shape is None:
-            raise ModelError(f"tensor {span.tensor!r} has no static shape; fix the inputs' shapes (--input-shape)")
-        sizes.append(int(tensor_bytes(graph.dtype(span.tensor), shape, target)))
-    return arena(spans, sizes)
+            raise ModelError(f"tensor {tensor!r} has no static shape; fix the inputs' shapes (--input-shape)")
+        sizes.append(int(tensor_bytes(graph.dtype(tensor), shape, target)))
+    return sizes

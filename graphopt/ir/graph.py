@@ -231,6 +231,27 @@ class Graph:
             open_inputs=self.open_inputs,
         )
 
+    def reordered(self, keys: Sequence[str]) -> Graph:
+        """Return the same ops in another topological order.
+
+        Raises:
+            ValueError: when ``keys`` are not those of all ops, or an op would run before what it reads is made.
+        """
+        if len(keys) != len(self) or set(keys) != set(self._order):
+            raise ValueError("an order names every op once")
+        ops = [self.op(key) for key in keys]
+        if _topological(ops) is not ops:
+            raise ValueError("an op would run before what it reads is made")
+        return Graph(
+            ops,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            weights=self.weights,
+            tensors=self.tensors,
+            model=self.model,
+            open_inputs=self.open_inputs,
+        )
+
     def _drop_unused(
         self, ops: list[Op], gone: Collection[str], weights: dict[str, Weight], tensors: dict[str, TensorInfo]
     ) -> None:

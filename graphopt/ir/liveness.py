@@ -35,6 +35,27 @@ class Lifetime:
     last: int
 
 
+INPUT = -1
+"""Step that makes the model's inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A tensor that occupies memory, whatever the order of the steps.
+
+    Attributes:
+        tensor: its name.
+        made: the step that makes it, :data:`INPUT` for an input of the model.
+        read: the steps that read it, or a view of it.
+        kept: whether it, or a view of it, is an output of the model.
+    """
+
+    tensor: str
+    made: int
+    read: tuple[int, ...]
+    kept: bool
+
+
 def is_view(op: Op) -> bool:
     """Whether the op only looks at its first input in another way."""
     return op.domain == "" and op.op_type in VIEW_OPS and op.input(0) != "" and op.outputs[0] != ""
@@ -59,6 +80,46 @@ def constant_tensors(graph: Graph) -> frozenset[str]:
     return frozenset(constants)
 
 
+def storages(graph: Graph, steps: Sequence[Sequence[str]]) -> tuple[Storage, ...]:
+    """Return what needs memory, in the order in which it is made; what passes between the ops of one step does not.
+
+    Args:
+        graph: the model.
+        steps: keys of the ops of each step, in running order. Ops in no step must be views or work on constants.
+    """
+    constants = constant_tensors(graph)
+    step_of = {key: number for number, keys in enumerate(steps) for key in keys}
+    root: dict[str, str] = {}
+    made: dict[str, int] = {}
+    for tensor in graph.inputs:
+        if tensor not in constants:
+            root[tensor] = tensor
+            made[tensor] = INPUT
+    for op in sorted(graph.ops(), key=lambda op: (step_of.get(op.key, -1), graph.position(op.key))):
+        if op.key not in step_of:
+            continue
+        for tensor in op.outputs:
+            if tensor and tensor not in constants:
+                root[tensor] = tensor
+                made[tensor] = step_of[op.key]
+    for op in graph.ops():  # file order is topological, so the source of a view has its root already
+        if op.key not in step_of and is_view(op) and op.inputs[0] in root:
+            root[op.outputs[0]] = root[op.inputs[0]]
+    read: dict[str, set[int]] = {tensor: set() for tensor in made}
+    for op in graph.ops():
+        if op.key in step_of:
+            for tensor in (*op.inputs, *op.captures):
+                if tensor in root:
+                    read[root[tensor]].add(step_of[op.key])
+    kept = {root[tensor] for tensor in graph.outputs if tensor in root}
+    inner = _inner(graph, step_of)
+    return tuple(
+        Storage(tensor, made[tensor], tuple(sorted(read[tensor])), tensor in kept)
+        for tensor in made
+        if tensor not in inner
+    )
+
+
 def lifetimes(graph: Graph, steps: Sequence[Sequence[str]]) -> tuple[Lifetime, ...]:
     """Return the lifetimes of all activation tensors, in the order in which they are made.
 
@@ -67,38 +128,14 @@ def lifetimes(graph: Graph, steps: Sequence[Sequence[str]]) -> tuple[Lifetime, .
 
     Args:
         graph: the model.
-        steps: keys of the ops of each step, in running order. Ops in no step must be views or work on constants.
+        steps: as of :func:`storages`.
     """
-    constants = constant_tensors(graph)
-    step_of = {key: number for number, keys in enumerate(steps) for key in keys}
     final = max(len(steps) - 1, 0)
-    root: dict[str, str] = {}
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for tensor in graph.inputs:
-        if tensor not in constants:
-            root[tensor] = tensor
-            first[tensor] = last[tensor] = 0
-    for op in sorted(graph.ops(), key=lambda op: (step_of.get(op.key, -1), graph.position(op.key))):
-        if op.key not in step_of:
-            continue
-        for tensor in op.outputs:
-            if tensor and tensor not in constants:
-                root[tensor] = tensor
-                first[tensor] = last[tensor] = step_of[op.key]
-    for op in graph.ops():  # file order is topological, so the source of a view has its root already
-        if op.key not in step_of and is_view(op) and op.inputs[0] in root:
-            root[op.outputs[0]] = root[op.inputs[0]]
-    inner = _inner(graph, step_of)
-    for op in graph.ops():
-        if op.key in step_of:
-            for tensor in (*op.inputs, *op.captures):
-                if tensor in root:
-                    last[root[tensor]] = max(last[root[tensor]], step_of[op.key])
-    for tensor in graph.outputs:
-        if tensor in root:
-            last[root[tensor]] = final
-    return tuple(Lifetime(tensor, first[tensor], last[tensor]) for tensor in first if tensor not in inner)
+    found = []
+    for one in storages(graph, steps):
+        first = max(one.made, 0)
+        found.append(Lifetime(one.tensor, first, final if one.kept else max((first, *one.read))))
+    return tuple(found)
 
 
 def _inner(graph: Graph, step_of: dict[str, int]) -> set[str]:
