@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from graphopt.candidates import missed, search, search_within_drift
 from graphopt.cost.estimate import Estimate
 from graphopt.cost.estimate import estimate as estimate_graph
 from graphopt.decide import candidate_of, decisions_of, notes_of
@@ -22,22 +23,10 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.plan import Plan, plan_to_toml, read_plan
 from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, nothing_to_reshape, open_subject
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
-from graphopt.search.budget import Budget
 from graphopt.search.goal import parse_objective
-from graphopt.search.objective import Constraints, Scorer
-from graphopt.search.run import run_search
 from graphopt.search.strategy import Certificate, Found
-from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES, CostTable
+from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES
 from graphopt.targets.target import Target, load_target
-
-DRIFT_ATTEMPTS = 5
-"""Candidates that are repaired and measured at most until one uses the drift that is allowed."""
-
-DRIFT_USED = 0.75
-"""Share of the allowed drift that is use enough."""
-
-MEMORY_ATTEMPTS = 4
-"""Searches at most until the allocator's peak, and not only the live set, keeps the bound."""
 
 
 def estimate(
@@ -108,16 +97,16 @@ def optimize(
         return _as_it_was(original, reason, output, options)
     job = Job(model, options, original=original)
     if options.max_drift is None and "drift" not in parse_objective(options.objective).quantities:
-        found, draft = _search(job, job.table, options.constraints, progress)
+        found, draft = search(job, job.table, options.constraints, progress)
         notes: tuple[str, ...] = ()
     else:
-        found, draft, notes = _search_within_drift(job, options.max_drift, progress)
+        found, draft, notes = search_within_drift(job, options.max_drift, progress)
     result = replace(draft.result(), front=_front(job, found), evaluations=found.evaluations)
     result = _certified(replace(result, notes=(*result.notes, *notes)), found.certificate)
-    missed = _missed(draft, options)
-    if missed:
+    reason = missed(draft, options)
+    if reason:
         units = draft.repaired.units if options.max_drift is not None and draft.repaired is not None else ()
-        return replace(result, drift=draft.drift if units else None, repaired=units, outcome="failed", reason=missed)
+        return replace(result, drift=draft.drift if units else None, repaired=units, outcome="failed", reason=reason)
     return deliver(draft, result, output)
 
 
@@ -129,107 +118,6 @@ def _check_search(options: Options) -> None:
         raise ConfigError(f"{asked} needs an objective that adds up: --objective latency, parameters or macs")
     if "drift" in quantities and options.calibration is None:
         raise ConfigError(f"--objective {options.objective}: drift is measured on real inputs: add --calibration PATH")
-
-
-def _search(job: Job, table: CostTable, bounds: Constraints, progress: Progress | None) -> tuple[Found, Draft]:
-    """The best candidate, applied.
-
-    Several depth multipliers under a bound are a choice of capacity, not of speed: the largest one that can keep the
-    bounds is taken. Without any bound the objective decides.
-    """
-    if bounds == Constraints() or not job.space.knobs:
-        found, draft, _ = _search_once(job, table, bounds, progress)
-        return found, draft
-    (knob,) = job.space.knobs
-    variable = table.index("knob", knob.name)
-    evaluations = 0
-    for option in sorted(range(len(knob.values)), key=lambda i: -knob.values[i]):
-        found, draft, kept = _search_once(job, table.fixed(variable, option), bounds, progress)
-        evaluations += found.evaluations
-        if kept:
-            break
-    return replace(found, evaluations=evaluations), draft
-
-
-def _search_once(
-    job: Job, table: CostTable, bounds: Constraints, progress: Progress | None
-) -> tuple[Found, Draft, bool]:
-    """The best candidate, applied, and whether it keeps the bounds.
-
-    The search sees the live set; the arena that counts may need a little more.
-    """
-    options = job.options
-    lowered = bounds
-    for _ in range(MEMORY_ATTEMPTS):
-        scorer = Scorer(table, options.objective, lowered)
-        budget = Budget(options.max_evaluations)
-        found = run_search(options.search, table, scorer, seed=options.seed, budget=budget, prove=options.certify)
-        draft = Draft(job, found.best, progress)
-        after = draft.after
-        peak, memory = after.peak_activation_bytes, after.peak_activation_bytes + after.parameter_bytes
-        over = [_over(peak, bounds.peak_bytes), _over(memory, bounds.memory_bytes)]
-        if not any(over) or not scorer.feasible(found.score):
-            break
-        lowered = replace(
-            lowered,
-            peak_bytes=_less(lowered.peak_bytes, over[0]),
-            memory_bytes=_less(lowered.memory_bytes, over[1]),
-        )
-    return found, draft, not any(over) and scorer.feasible(found.score)
-
-
-def _over(value: int, bound: int | None) -> int:
-    return 0 if bound is None else max(value - bound, 0)
-
-
-def _less(bound: int | None, excess: int) -> int | None:
-    return None if bound is None else max(bound - excess, 1)
-
-
-def _search_within_drift(
-    job: Job, max_drift: float | None, progress: Progress | None
-) -> tuple[Found, Draft, tuple[str, ...]]:
-    """The best candidate, by the objective, whose measured drift keeps the bound, if there is one.
-
-    Single drifts are added up for the search; what comes out is repaired and measured as a whole, and the budget for
-    the sum follows, up or down, until the whole uses most of the bound.
-    """
-    from graphopt.sensitivity import bound_of, measure_sensitivity
-
-    assert job.data is not None
-    cache = None if job.options.cache is None else Path(job.options.cache)
-    single = measure_sensitivity(
-        job.space, job.table, job.data, job.subject.path, job.subject.digest, cache=cache, progress=progress
-    )
-    table = job.table.with_drift(single.drift)
-    singles = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"
-    if max_drift is None:
-        return *_search(job, table, job.options.constraints, progress), (singles,)
-    budget = bound_of(max_drift, single.measure)
-    best: tuple[Found, Draft] | None = None
-    best_rank = (True, math.inf)
-    tried = []
-    for _ in range(DRIFT_ATTEMPTS):
-        found, draft = _search(job, table, replace(job.options.constraints, drift=budget), progress)
-        drift = 0.0 if draft.drift is None else draft.drift.value
-        tried.append(f"{drift:.3g} at {draft.after.latency_us:,.0f} us")
-        rank = bool(_missed(draft, job.options)), found.score  # a bound that is missed weighs more than any gain
-        if drift <= max_drift and (best is None or rank < best_rank):
-            best, best_rank = (found, draft), rank
-        if DRIFT_USED * max_drift <= drift <= max_drift or (best is not None and draft.safety == "exact"):
-            break
-        budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.05), 4.0)
-    if best is None:
-        best = _search(job, table, replace(job.options.constraints, drift=0.0), progress)
-    note = f"{singles}; drift of whole models: {', '.join(tried)}"
-    return *best, (note,)
-
-
-def _added(draft: Draft) -> float:
-    """The part of a draft's drift that adds up."""
-    from graphopt.sensitivity import added
-
-    return 0.0 if draft.drift is None else added(draft.drift)
 
 
 def apply_plan(
@@ -352,20 +240,3 @@ def _front(job: Job, found: Found) -> tuple[FrontPoint, ...]:
         )
         for i, row in enumerate(rows)
     )
-
-
-def _missed(draft: Draft, options: Options) -> str:
-    """Which constraint the best plan still misses, ``""`` when it keeps all."""
-    bounds, after = options.constraints, draft.after
-    drift = draft.drift.value if options.max_drift is not None and draft.drift is not None else 0.0
-    for option, value, bound in (
-        ("--max-latency-us", after.latency_us, bounds.latency_us),
-        ("--max-peak-bytes", after.peak_activation_bytes, bounds.peak_bytes),
-        ("--max-parameter-bytes", after.parameter_bytes, bounds.parameter_bytes),
-        ("--max-memory-bytes", after.parameter_bytes + after.peak_activation_bytes, bounds.memory_bytes),
-        ("--max-macs", after.macs, bounds.macs),
-        ("--max-drift", drift, options.max_drift),
-    ):
-        if bound is not None and value > bound:
-            return f"no plan found that keeps {option} {bound:g}: the nearest has {value:,.10g}; nothing was written"
-    return ""

@@ -33,6 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"decide"}),
     frozenset({"landscape", "sensitivity"}),
     frozenset({"draft"}),
+    frozenset({"candidates"}),
     frozenset({"finetuning", "pipeline"}),
     frozenset({"measure"}),
     frozenset({"zoo", "report"}),

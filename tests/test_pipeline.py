@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from graphopt import pipeline
+from graphopt import candidates
 from graphopt.errors import ConfigError, ModelError, PlanError
 from graphopt.onnx_io.load import load
 from graphopt.pipeline import apply_plan, estimate, optimize, scan
@@ -211,9 +211,9 @@ def test_the_multiplier_is_fixed_wherever_it_stands_in_the_table(monkeypatch: py
         tables.append(table)
         return Found(table.default(), 1.0, (), 1), None, True
 
-    monkeypatch.setattr(pipeline, "_search_once", search_once)
+    monkeypatch.setattr(candidates, "search_once", search_once)
     job = SimpleNamespace(space=SimpleNamespace(knobs=(Knob("m", (0.5, 1.0)),)))
-    pipeline._search(job, table, Constraints(macs=1), None)
+    candidates.search(job, table, Constraints(macs=1), None)
     every = np.array(list(itertools.product(range(3), range(2))))
     forbidden = tables[0].evaluate(every, [INVALID])[0] > 0
     assert forbidden.tolist() == (every[:, 1] != 1).tolist()

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from graphopt import pipeline, sensitivity
+from graphopt import candidates, sensitivity
 from graphopt.draft import Job
 from graphopt.errors import ConfigError
 from graphopt.pipeline import optimize
@@ -176,6 +176,6 @@ def test_the_best_within_the_drift_is_the_best_by_the_objective(
         )
         return Found(job.table.default(), one.score, (), 1), draft
 
-    monkeypatch.setattr(pipeline, "_search", search)
-    _, draft, _ = pipeline._search_within_drift(bounded, 0.02, None)
+    monkeypatch.setattr(candidates, "search", search)
+    _, draft, _ = candidates.search_within_drift(bounded, 0.02, None)
     assert draft.number == best

@@ -1,0 +1,146 @@
+"""From a job to its best candidate, applied: the searches that also look at what comes out.
+
+The table's prices are sums. What is no sum of them, the allocator's arena and the drift of a whole model, is looked at
+on the finished draft, and the search is repeated with its bounds moved.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from graphopt.draft import Draft, Job, Progress
+from graphopt.results import Options
+from graphopt.search.budget import Budget
+from graphopt.search.objective import Constraints, Scorer
+from graphopt.search.run import run_search
+from graphopt.search.strategy import Found
+from graphopt.space.table import CostTable
+
+DRIFT_ATTEMPTS = 5
+"""Candidates that are repaired and measured at most until one uses the drift that is allowed."""
+
+DRIFT_USED = 0.75
+"""Share of the allowed drift that is use enough."""
+
+MEMORY_ATTEMPTS = 4
+"""Searches at most until the allocator's peak, and not only the live set, keeps the bound."""
+
+
+def search(job: Job, table: CostTable, bounds: Constraints, progress: Progress | None) -> tuple[Found, Draft]:
+    """The best candidate, applied.
+
+    Several depth multipliers under a bound are a choice of capacity, not of speed: the largest one that can keep the
+    bounds is taken. Without any bound the objective decides.
+    """
+    if bounds == Constraints() or not job.space.knobs:
+        found, draft, _ = search_once(job, table, bounds, progress)
+        return found, draft
+    (knob,) = job.space.knobs
+    variable = table.index("knob", knob.name)
+    evaluations = 0
+    for option in sorted(range(len(knob.values)), key=lambda i: -knob.values[i]):
+        found, draft, kept = search_once(job, table.fixed(variable, option), bounds, progress)
+        evaluations += found.evaluations
+        if kept:
+            break
+    return replace(found, evaluations=evaluations), draft
+
+
+def search_once(
+    job: Job, table: CostTable, bounds: Constraints, progress: Progress | None
+) -> tuple[Found, Draft, bool]:
+    """The best candidate, applied, and whether it keeps the bounds.
+
+    The search sees the live set; the arena that counts may need a little more.
+    """
+    options = job.options
+    lowered = bounds
+    for _ in range(MEMORY_ATTEMPTS):
+        scorer = Scorer(table, options.objective, lowered)
+        budget = Budget(options.max_evaluations)
+        found = run_search(options.search, table, scorer, seed=options.seed, budget=budget, prove=options.certify)
+        draft = Draft(job, found.best, progress)
+        after = draft.after
+        peak, memory = after.peak_activation_bytes, after.peak_activation_bytes + after.parameter_bytes
+        over = [_over(peak, bounds.peak_bytes), _over(memory, bounds.memory_bytes)]
+        if not any(over) or not scorer.feasible(found.score):
+            break
+        lowered = replace(
+            lowered,
+            peak_bytes=_less(lowered.peak_bytes, over[0]),
+            memory_bytes=_less(lowered.memory_bytes, over[1]),
+        )
+    return found, draft, not any(over) and scorer.feasible(found.score)
+
+
+def _over(value: int, bound: int | None) -> int:
+    return 0 if bound is None else max(value - bound, 0)
+
+
+def _less(bound: int | None, excess: int) -> int | None:
+    return None if bound is None else max(bound - excess, 1)
+
+
+def search_within_drift(
+    job: Job, max_drift: float | None, progress: Progress | None
+) -> tuple[Found, Draft, tuple[str, ...]]:
+    """The best candidate, by the objective, whose measured drift keeps the bound, if there is one.
+
+    Single drifts are added up for the search; what comes out is repaired and measured as a whole, and the budget for
+    the sum follows, up or down, until the whole uses most of the bound.
+    """
+    from graphopt.sensitivity import bound_of, measure_sensitivity
+
+    assert job.data is not None
+    cache = None if job.options.cache is None else Path(job.options.cache)
+    single = measure_sensitivity(
+        job.space, job.table, job.data, job.subject.path, job.subject.digest, cache=cache, progress=progress
+    )
+    table = job.table.with_drift(single.drift)
+    singles = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"
+    if max_drift is None:
+        return *search(job, table, job.options.constraints, progress), (singles,)
+    budget = bound_of(max_drift, single.measure)
+    best: tuple[Found, Draft] | None = None
+    best_rank = (True, math.inf)
+    tried = []
+    for _ in range(DRIFT_ATTEMPTS):
+        found, draft = search(job, table, replace(job.options.constraints, drift=budget), progress)
+        drift = 0.0 if draft.drift is None else draft.drift.value
+        tried.append(f"{drift:.3g} at {draft.after.latency_us:,.0f} us")
+        rank = bool(missed(draft, job.options)), found.score  # a bound that is missed weighs more than any gain
+        if drift <= max_drift and (best is None or rank < best_rank):
+            best, best_rank = (found, draft), rank
+        if DRIFT_USED * max_drift <= drift <= max_drift or (best is not None and draft.safety == "exact"):
+            break
+        budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.05), 4.0)
+    if best is None:
+        best = search(job, table, replace(job.options.constraints, drift=0.0), progress)
+    note = f"{singles}; drift of whole models: {', '.join(tried)}"
+    return *best, (note,)
+
+
+def _added(draft: Draft) -> float:
+    """The part of a draft's drift that adds up."""
+    from graphopt.sensitivity import added
+
+    return 0.0 if draft.drift is None else added(draft.drift)
+
+
+def missed(draft: Draft, options: Options) -> str:
+    """Which constraint the best plan still misses, ``""`` when it keeps all."""
+    bounds, after = options.constraints, draft.after
+    drift = draft.drift.value if options.max_drift is not None and draft.drift is not None else 0.0
+    for option, value, bound in (
+        ("--max-latency-us", after.latency_us, bounds.latency_us),
+        ("--max-peak-bytes", after.peak_activation_bytes, bounds.peak_bytes),
+        ("--max-parameter-bytes", after.parameter_bytes, bounds.parameter_bytes),
+        ("--max-memory-bytes", after.parameter_bytes + after.peak_activation_bytes, bounds.memory_bytes),
+        ("--max-macs", after.macs, bounds.macs),
+        ("--max-drift", drift, options.max_drift),
+    ):
+        if bound is not None and value > bound:
+            return f"no plan found that keeps {option} {bound:g}: the nearest has {value:,.10g}; nothing was written"
+    return ""
