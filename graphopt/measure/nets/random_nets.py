@@ -18,6 +18,7 @@ from graphopt.errors import ConfigError, did_you_mean
 from graphopt.measure.nets import blocks, heads
 from graphopt.measure.nets.blocks import Block, round_width
 from graphopt.measure.nets.builder import Map, NetBuilder
+from graphopt.measure.nets.parts import random_part
 
 MakeBlock = Callable[[NetBuilder, str, Block], str]
 
@@ -70,7 +71,8 @@ def random_net(seed: int, family: str = "mixed") -> onnx.ModelProto:
 
     Args:
         seed: which one, 0 or more.
-        family: ``mixed``, all kinds of nets; or ``mobilenet``, one MobileNetV2 at 96x96 whose widths alone vary.
+        family: ``mixed``, all kinds of nets; ``mobilenet``, one MobileNetV2 at 96x96 whose widths alone vary; or
+            ``parts``, single ops that whole nets seldom have, between convolutions.
 
     Raises:
         ConfigError: when there is no such family.
@@ -251,5 +253,6 @@ def _mobilenet(rng: np.random.Generator, weights: int) -> NetBuilder:
 FAMILIES: Final[dict[str, Callable[[np.random.Generator, int], NetBuilder]]] = {
     "mixed": _mixed,
     "mobilenet": _mobilenet,
+    "parts": random_part,
 }
 """Families of nets by name."""
