@@ -16,10 +16,11 @@ from graphopt.ir.resize import Selection
 from graphopt.results import Options
 from graphopt.verification.drift import Drift, measure_drift
 from graphopt.verification.interface import input_types, read_interface
-from graphopt.weights.calibration import Calibration, Indices, open_calibration
+from graphopt.weights.calibration import Calibration, Indices
 from graphopt.weights.choose import select_channels
 from graphopt.weights.kept import kept_positions
 from graphopt.weights.repair import DEFAULT_MEMORY_BYTES, SOLVE_SAMPLES, Progress, Repaired, repair
+from graphopt.weights.sized import Frames, open_sized
 
 HELD_OUT = 0.25
 """Share of the calibration samples that no solve ever sees: drift is measured on them."""
@@ -154,14 +155,14 @@ def _some(indices: Indices, count: int, rng: np.random.Generator) -> Indices:
     return indices if len(indices) <= count else np.sort(rng.choice(indices, count, replace=False))
 
 
-def open_real_data(model: Path, path: str, options: Options) -> RealData:
-    """Open the calibration data at ``path``.
+def open_real_data(model: Path, path: str, options: Options, frames: Frames | None = None) -> RealData:
+    """Open the calibration data at ``path``, with images brought to the sizes ``frames``.
 
     Raises:
         ConfigError: when the data cannot be read or does not fit the model.
     """
     inputs = input_types(read_interface(model))
-    calibration = open_calibration(path, inputs, preprocess=options.preprocess)
+    calibration = open_sized(path, inputs, frames or {}, preprocess=options.preprocess)
     solve, held_out = calibration.split(HELD_OUT, options.seed)
     limit = options.memory_limit_bytes or DEFAULT_MEMORY_BYTES
     importance = options.measured_importance

@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"weights"}),
     frozenset({"train"}),
     frozenset({"apply", "verification"}),
+    frozenset({"resolution"}),
     frozenset({"results"}),
     frozenset({"prepare", "real_data"}),
     frozenset({"decide"}),

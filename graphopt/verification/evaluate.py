@@ -15,7 +15,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -28,7 +28,8 @@ from graphopt.ir.op import Array
 from graphopt.verification.interface import one_line
 from graphopt.verification.session import Model, Session
 from graphopt.weights.arrays import InputTypes
-from graphopt.weights.calibration import Calibration, open_calibration
+from graphopt.weights.calibration import Calibration
+from graphopt.weights.sized import Frames, fit, open_sized
 
 Run = Callable[[Mapping[str, Array]], dict[str, Any]]
 
@@ -121,10 +122,12 @@ class MetricFunction:
     Attributes:
         name: ``module:function``.
         function: called with ``run``.
+        frames: sizes that images are brought to before the model sees them.
     """
 
     name: str
     function: Callable[[Run], Any]
+    frames: Frames = field(default_factory=dict)
 
     def evaluate(self, model: Model) -> Evaluation:
         """Call the function. Raises `VerificationError` when the model fails, `ConfigError` when the function does."""
@@ -133,7 +136,7 @@ class MetricFunction:
 
         def run(feed: Mapping[str, Array]) -> dict[str, Any]:
             nonlocal samples
-            outputs = session.run(feed)
+            outputs = session.run(fit(feed, self.frames))
             samples += next((len(values) for values in feed.values() if np.ndim(values)), 1)
             return outputs
 
@@ -167,18 +170,19 @@ class MetricFunction:
 Evaluator = LabelledData | MetricFunction
 
 
-def open_evaluator(spec: str, inputs: InputTypes) -> Evaluator:
+def open_evaluator(spec: str, inputs: InputTypes, frames: Frames | None = None) -> Evaluator:
     """Read what ``--evaluate`` names, before any long work.
 
     Args:
         spec: path of an `.npz`, or ``module:function``.
         inputs: what the model wants.
+        frames: sizes that images are brought to, where they may be of another one.
 
     Raises:
         ConfigError: when the file or the function is not there or does not fit; one line.
     """
     if spec.lower().endswith(".npz"):
-        return _labelled(spec, inputs)
+        return _labelled(spec, inputs, frames or {})
     module_name, colon, function_name = spec.rpartition(":")
     if not colon or not module_name or not function_name:
         raise ConfigError(f"--evaluate takes a labelled .npz or module:function, not {spec!r}")
@@ -187,11 +191,11 @@ def open_evaluator(spec: str, inputs: InputTypes) -> Evaluator:
     if not callable(function):
         near = did_you_mean(function_name, [name for name in vars(module) if not name.startswith("_")])
         raise ConfigError(f"--evaluate {spec}: no function {function_name!r} there{near}")
-    return MetricFunction(spec, function)
+    return MetricFunction(spec, function, frames or {})
 
 
-def _labelled(path: str, inputs: InputTypes) -> LabelledData:
-    data = open_calibration(path, inputs)
+def _labelled(path: str, inputs: InputTypes, frames: Frames) -> LabelledData:
+    data = open_sized(path, inputs, frames)
     name = next((name for name in LABELS if name in data.ignored), None)
     if name is None:
         held = ", ".join(data.ignored) or "nothing"

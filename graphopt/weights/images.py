@@ -133,7 +133,7 @@ def open_images(folder: Path, inputs: InputTypes, preprocess: Preprocess) -> Ima
         ConfigError: when Pillow is not installed, there are no pictures, one cannot be read, or the model does not
             take one picture.
     """
-    _pillow()
+    pillow()
     if len(inputs) != 1:
         names = ", ".join(inputs) or "none"
         raise MisfitError(f"images serve a model with one input, and it has {names}; use an .npz", file=str(folder))
@@ -142,7 +142,7 @@ def open_images(folder: Path, inputs: InputTypes, preprocess: Preprocess) -> Ima
     files = find_images(folder)
     if not files:
         raise ConfigError(f"holds no images ({', '.join(SUFFIXES)})", file=str(folder))
-    image, _ = _pillow()
+    image, _ = pillow()
     for path in files:
         try:
             image.open(path).close()
@@ -223,7 +223,7 @@ def normalised(pixels: Pixels, preprocess: Preprocess, wanted: ImageFormat) -> A
 
 def read_pixels(path: Path, preprocess: Preprocess, wanted: ImageFormat) -> Pixels:
     """Decode and resize one picture: ``(height, width, channels)``. Raises `ConfigError` when it is damaged."""
-    image, operations = _pillow()
+    image, operations = pillow()
     try:
         with image.open(path) as opened:
             upright = operations.exif_transpose(opened)
@@ -244,7 +244,7 @@ def _eight_bits(picture: Image.Image, image: Any) -> Image.Image:
 
 
 def _resized(picture: Image.Image, preprocess: Preprocess, wanted: ImageFormat) -> Image.Image:
-    image, _ = _pillow()
+    image, _ = pillow()
     method = image.Resampling[preprocess.filter.upper()]
     width, height = picture.size
     if preprocess.resize == "squash":
@@ -272,7 +272,7 @@ def _resized(picture: Image.Image, preprocess: Preprocess, wanted: ImageFormat) 
     return covering.crop((left, top, left + wanted.width, top + wanted.height))
 
 
-def _pillow() -> tuple[Any, Any]:
+def pillow() -> tuple[Any, Any]:
     """Pillow's modules ``Image`` and ``ImageOps``, loaded when a picture is first needed."""
     try:
         from PIL import Image, ImageOps

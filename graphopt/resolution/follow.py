@@ -1,0 +1,196 @@
+"""How an op's attributes and constants follow a new input size: one function an op type, and the visible table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from graphopt.ir.op import Op
+from graphopt.ir.window import per_axis, window_pads
+from graphopt.resolution.constants import fit_broadcast, fit_concat
+from graphopt.resolution.reshape import follow_reshape
+from graphopt.resolution.state import Sizes, refuse
+
+Follow = Callable[[Sizes, Op], Op]
+
+
+def _conv(sizes: Sizes, op: Op) -> Op:
+    kernel, before = sizes.static(op.inputs[1])[2:], sizes.old(op.inputs[0])[2:]
+    if op.op_type == "Conv" and kernel == before and math.prod(before) > 1 and set(sizes.old(op.outputs[0])[2:]) == {1}:
+        refuse(op, f"its kernel reads the whole {_by(before)} map at once, so its weights belong to this size "
+               "(a global pool and a 1x1 convolution would go with any)")  # fmt: skip
+    if op.op_type == "Conv":
+        _check_window(sizes, op, kernel)
+    return op
+
+
+def _check_window(sizes: Sizes, op: Op, kernel: Sequence[int]) -> None:
+    """A window larger than the padded map: ONNX's inference rounds that up to one position, and no runtime takes it."""
+    after = sizes.static(op.inputs[0])[2:]
+    reach = [
+        dilation * (side - 1) + 1 for side, dilation in zip(kernel, per_axis(op, "dilations", len(kernel)), strict=True)
+    ]
+    padded = [side + sum(pads) for side, pads in zip(after, window_pads(op, kernel, after), strict=True)]
+    if any(side < window for side, window in zip(padded, reach, strict=True)):
+        refuse(op, f"its {_by(kernel)} window does not fit into a map of {_by(after)} any more")
+
+
+def _pool(sizes: Sizes, op: Op) -> Op:
+    """A pool over the whole map stays one."""
+    kernel, before = tuple(op.attribute("kernel_shape") or ()), sizes.old(op.inputs[0])[2:]
+    whole = kernel == before and set(sizes.old(op.outputs[0])[2:]) == {1} and not any(op.attribute("pads") or ())
+    if not whole or math.prod(kernel) == 1:
+        _check_window(sizes, op, kernel)
+        return op
+    after = sizes.static(op.inputs[0])[2:]
+    strides = tuple(op.attribute("strides") or (1,) * len(after))
+    # A stride as long as the map means "once" and stays so.
+    steps = tuple(max(a, s) if s > 1 else s for a, s in zip(after, strides, strict=True))
+    changed = op.with_attributes(kernel_shape=after)
+    return changed.with_attributes(strides=steps) if op.attribute("strides") else changed
+
+
+def _gemm(sizes: Sizes, op: Op) -> Op:
+    rows = sizes.new(op.inputs[0])
+    weight = sizes.new(op.inputs[1])
+    if len(weight) < 2 or not rows:
+        return op
+    gemm = op.op_type == "Gemm"
+    inner = rows[0] if gemm and op.attribute("transA", 0) else rows[-1]
+    height = weight[-1] if gemm and op.attribute("transB", 0) else weight[-2]
+    if inner != height and sizes.constant(op.inputs[1]) is not None:
+        refuse(op, f"it reads the flattened map, {height} values that become {inner}, so its weights belong to this "
+               "size (a global pool in front would go with any)")  # fmt: skip
+    return op
+
+
+def _resize(sizes: Sizes, op: Op) -> Op:
+    if op.op_type == "Upsample" or not op.input(3):
+        return op  # scales
+    told = sizes.ints(op.inputs[3])
+    if told is None:
+        refuse(op, "the size it makes is computed from values of the input")
+    before, after = sizes.old(op.inputs[0]), sizes.static(op.inputs[0])
+    made = sizes.old(op.outputs[0])
+    axes = [axis % len(made) for axis in op.attribute("axes") or range(len(made))]
+    moved = [before[axis] != after[axis] for axis in axes]
+    stale = any(move and size == made[axis] for move, size, axis in zip(moved, told, axes, strict=True))
+    if not stale:
+        return op  # the model computes it, and it follows
+    wanted = list(told)
+    known = sizes.seen.get(tuple(made[2:]), set()) if len(made) == 4 else set()  # type: ignore[arg-type]
+    for i, axis in enumerate(axes):
+        if not moved[i]:
+            continue
+        if len(known) == 1 and axis >= 2:
+            (sides,) = known
+            wanted[i] = sides[axis - 2]
+        else:
+            wanted[i] = _in_proportion(op, made[axis], before[axis], after[axis])
+    return sizes.put_ints(op, 3, wanted)
+
+
+def _in_proportion(op: Op, made: int, before: int, after: int) -> int:
+    if made * after % before:
+        refuse(op, f"it makes {made} of {before}, and of {after} that is no whole number")
+    return made * after // before
+
+
+def _slice(sizes: Sizes, op: Op) -> Op:
+    """Bounds at the end, or counted from there, follow; others must not lie on an axis that changes."""
+    before, after = sizes.old(op.inputs[0]), sizes.new(op.inputs[0])
+    by_input = op.attribute("starts") is None
+    starts = sizes.ints(op.input(1)) if by_input else list(op.attribute("starts"))
+    ends = sizes.ints(op.input(2)) if by_input else list(op.attribute("ends"))
+    if starts is None or ends is None:
+        refuse(op, "its bounds are computed from values of the input")
+    axes = (sizes.ints(op.input(3)) if by_input else op.attribute("axes")) or range(len(starts))
+    steps = (sizes.ints(op.input(4)) if by_input else None) or [1] * len(starts)
+    for i, axis in enumerate(axes):
+        axis %= len(before)
+        if before[axis] == after[axis]:
+            continue
+        interleaved = steps[i] > 1 and 0 <= starts[i] < steps[i]
+        if not (starts[i] == 0 or interleaved) or 0 < ends[i] < before[axis]:
+            refuse(op, f"it cuts {starts[i]}:{ends[i]} out of {before[axis]} positions, and it cannot be told how that "
+                   f"follows to {after[axis]}")  # fmt: skip
+        if ends[i] == before[axis]:
+            ends[i] = int(after[axis] or 0)
+    if by_input:
+        return sizes.put_ints(op, 2, ends)
+    return op.with_attributes(ends=tuple(ends))
+
+
+def _split(sizes: Sizes, op: Op) -> Op:
+    before, after = sizes.old(op.inputs[0]), sizes.static(op.inputs[0])
+    axis = op.attribute("axis", 0) % len(before)
+    if before[axis] == after[axis]:
+        return op
+    parts = [sizes.old(output)[axis] for output in op.outputs]
+    if len(set(parts)) > 1 or after[axis] % len(parts):
+        refuse(op, f"it splits {before[axis]} positions into {', '.join(map(str, parts))}, which does not follow to "
+               f"{after[axis]}")  # fmt: skip
+    equal = (after[axis] // len(parts),) * len(parts)
+    if op.input(1):
+        return sizes.put_ints(op, 1, equal)
+    return op.with_attributes(split=equal) if op.attribute("split") else op
+
+
+def _expand(sizes: Sizes, op: Op) -> Op:
+    told = sizes.ints(op.inputs[1])
+    before, after = sizes.old(op.inputs[0]), sizes.static(op.inputs[0])
+    if told is None:
+        refuse(op, "the shape it makes is computed from values of the input")
+    wanted = list(told)
+    for back in range(1, min(len(told), len(before)) + 1):
+        if before[-back] != after[-back] and wanted[-back] == before[-back]:
+            wanted[-back] = after[-back]
+    return sizes.put_ints(op, 1, wanted)
+
+
+def _space_to_depth(sizes: Sizes, op: Op) -> Op:
+    block, sides = op.attribute("blocksize", 1), sizes.static(op.inputs[0])[2:]
+    if any(side % block for side in sides):
+        refuse(op, f"a map of {_by(sides)} has no whole blocks of {block}x{block}")
+    return op
+
+
+def _positions(sizes: Sizes, op: Op) -> Op:
+    """Ops whose constant indices mean positions of their own size."""
+    axis = op.attribute("axis", 0)
+    if op.op_type in ("Gather", "GatherElements"):
+        before, after = sizes.old(op.inputs[0]), sizes.new(op.inputs[0])
+        if before[axis % len(before)] == after[axis % len(before)]:
+            return op
+    refuse(op, "it addresses positions of the map one by one, and they belong to this size")
+
+
+def _never(sizes: Sizes, op: Op) -> NoReturn:
+    refuse(op, "what it does inside cannot be re-derived for another size")
+
+
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "PRelu", "Where", "And", "Or", "Mod")
+
+FOLLOW: dict[str, Follow] = {
+    **dict.fromkeys(_ELEMENTWISE, fit_broadcast),
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), _never),
+    **dict.fromkeys(("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Scatter"), _positions),
+    "AveragePool": _pool,
+    "Concat": fit_concat,
+    "Conv": _conv,
+    "Expand": _expand,
+    "Gemm": _gemm,
+    "MatMul": _gemm,
+    "MaxPool": _pool,
+    "Reshape": follow_reshape,
+    "Resize": _resize,
+    "Slice": _slice,
+    "SpaceToDepth": _space_to_depth,
+    "Split": _split,
+    "Upsample": _resize,
+}
+
+
+def _by(sides: Sequence[object]) -> str:
+    return "x".join(map(str, sides))

@@ -1,0 +1,145 @@
+"""A model at another size as a file of its own: the reference that every further change is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from graphopt.errors import ModelError
+from graphopt.ir.graph import Graph
+from graphopt.ir.op import Shape
+from graphopt.onnx_io.load import load
+from graphopt.onnx_io.save import save
+from graphopt.onnx_io.shapes import declared, true_inputs
+from graphopt.onnx_io.worker import Answer, Failure, Task, work
+from graphopt.resolution.sizes import Shapes, near_sizes, show_shapes
+from graphopt.resolution.state import SizeMisfit
+from graphopt.resolution.walk import resized
+from graphopt.verification import sample_inputs
+
+_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeChange:
+    """Shape of an input or output at the model's own size and at the new one."""
+
+    name: str
+    before: Shape
+    after: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What another input size did to a model.
+
+    Attributes:
+        inputs: the inputs that changed.
+        outputs: all outputs.
+        constants: how many ops had constants or attributes that followed.
+        open: whether the file leaves these sizes open; it then serves both sizes, and nothing in it had to follow.
+        finite: whether all outputs were finite in the one run, on made-up input, that was made to see that it runs.
+    """
+
+    inputs: tuple[ShapeChange, ...]
+    outputs: tuple[ShapeChange, ...]
+    constants: int
+    open: bool
+    finite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SizedModel:
+    """A model at another size.
+
+    Attributes:
+        path: its file; the original's where that leaves the size open.
+        graph: the model as it was loaded from there.
+        input_shapes: the shapes that it was loaded with.
+        resolution: what changed.
+    """
+
+    path: Path
+    graph: Graph
+    input_shapes: Mapping[str, tuple[int, ...]]
+    resolution: Resolution
+
+
+def at_size(original: Graph, shapes: Shapes, folder: Path) -> SizedModel:
+    """Give a model other input shapes, and see that it runs.
+
+    Args:
+        original: the model as it was loaded.
+        shapes: the new shapes of inputs.
+        folder: where to write; the result's weights may be read from there later.
+
+    Raises:
+        SizeMisfit: when the model cannot have that size: the op, the reason and what would work, in one line.
+    """
+    try:
+        patch = resized(original, shapes)
+    except SizeMisfit as error:
+        raise SizeMisfit(_with_hint(original, shapes, str(error))) from error
+    input_shapes = {**original.model.input_shapes, **shapes}
+    is_open = _leaves_open(original, shapes)
+    graph = original.edited([patch])
+    path = original.model.path
+    if not is_open:
+        path = folder / original.model.path.name
+        save(graph, path)
+    try:
+        loaded = load(path, input_shapes=input_shapes)
+    except ModelError as error:
+        raise SizeMisfit(f"{show_shapes(original, shapes)}: {error}") from error
+    finite = _run(loaded, graph, original, shapes)
+    outputs = tuple(ShapeChange(name, original.shape(name) or (), graph.shape(name) or ()) for name in graph.outputs)
+    inputs = tuple(
+        ShapeChange(name, original.shape(name) or (), shape)
+        for name, shape in shapes.items()
+        if shape != original.shape(name)
+    )
+    return SizedModel(path, loaded, input_shapes, Resolution(inputs, outputs, len(patch.add), is_open, finite))
+
+
+def _leaves_open(original: Graph, shapes: Shapes) -> bool:
+    """Whether the file says nothing of the dimensions that change."""
+    said = {value.name: declared(value).shape for value in true_inputs(original.model.proto)}
+    for name, shape in shapes.items():
+        for dim, old, new in zip(said[name] or (), original.static_shape(name) or (), shape, strict=True):
+            if old != new and isinstance(dim, int):
+                return False
+    return True
+
+
+def _with_hint(original: Graph, shapes: Shapes, reason: str) -> str:
+    near = near_sizes(original, shapes)
+    text = f"{show_shapes(original, shapes)}: {reason}"
+    return f"{text}; near it these would work: {', '.join(near)}" if near else text
+
+
+def _run(loaded: Graph, derived: Graph, original: Graph, shapes: Shapes) -> bool:
+    """Run the model once; return whether its outputs are finite.
+
+    Raises:
+        SizeMisfit: when it does not run, or its outputs are of other shapes than those that were derived.
+    """
+    path = loaded.model.path
+    feed = sample_inputs(path, count=1, input_shapes=loaded.model.input_shapes)
+    (answer,) = work([Task("run", path, optimisation="none", inputs=feed)], timeout_s=_TIMEOUT_S)
+    if isinstance(answer, Failure):
+        reason = f"the model does not run at this size: {' '.join(answer.reason.split())}"
+        raise SizeMisfit(_with_hint(original, shapes, reason))
+    assert isinstance(answer, Answer)
+    finite = True
+    for name, value in answer.runs[0].items():
+        if not isinstance(value, np.ndarray):
+            continue
+        wanted = derived.static_shape(name)
+        if wanted is not None and value.shape != wanted:
+            reason = f"output {name!r} was derived as {list(wanted)} and comes out as {list(value.shape)}"
+            raise SizeMisfit(f"{show_shapes(original, shapes)}: {reason}")
+        finite = finite and bool(value.dtype.kind != "f" or np.isfinite(value).all())
+    return finite
