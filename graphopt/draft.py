@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from graphopt.apply import apply_actions
 from graphopt.cost.estimate import Estimate
 from graphopt.cost.estimate import estimate as estimate_graph
+from graphopt.cost.schedule import Schedule, schedule
 from graphopt.decide import (
     actions_of,
     capacity_kept,
@@ -30,8 +31,8 @@ from graphopt.ir.resize import Selection
 from graphopt.onnx_io.save import save
 from graphopt.outputs import staged
 from graphopt.plan import Plan, plan_to_toml
-from graphopt.prepare import Subject, check_repair_steps, find_catalog, find_rules, open_space, open_subject
-from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, RuleRefusal
+from graphopt.prepare import Subject, check_repair_steps, find_catalog, find_rules, in_order, open_space, open_subject
+from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, OrderView, RuleRefusal
 from graphopt.space.compiler import compile_table
 from graphopt.space.table import Candidates, CostTable
 from graphopt.verification import verify
@@ -77,6 +78,8 @@ class Job:
         self.subject = subject or open_subject(
             model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes, original=original
         )
+        if options.is_ordered:
+            self.subject = in_order(self.subject)
         if plan is None:
             self.rules = find_rules(catalog, self.subject.target, options)
             self.space = open_space(self.subject, self.rules, catalog, options)
@@ -89,7 +92,8 @@ class Job:
 
     def plan_of(self, chosen: Candidates) -> Plan:
         """A candidate as a plan."""
-        return plan_of(self.subject, self.space, self.rules, self.table, chosen, self.options.importance)
+        plan = plan_of(self.subject, self.space, self.rules, self.table, chosen, self.options.importance)
+        return replace(plan, op_order="memory") if self.options.is_ordered else plan
 
     @property
     def refusals(self) -> tuple[RuleRefusal, ...]:
@@ -139,7 +143,9 @@ class Draft:
         self.plan = job.plan_of(chosen)
         self._progress = progress
         self._sites, self._widths, self.safety = actions_of(job.space, job.table, chosen)
-        self._first = apply_actions(job.subject.graph, job.space.channels, self._sites, self._widths)
+        self._first, self._order = self._applied(None)
+        if self._order is None or not (self._order.has_moved or (job.subject.order and job.subject.order.has_moved)):
+            self.plan = replace(self.plan, op_order="file")
         before = job.subject.before
         self.after: Estimate = estimate_graph(self._first, job.subject.target) if self.plan.changes else before
 
@@ -162,8 +168,22 @@ class Draft:
         """The model applied with the channels that are to stay, its weights not repaired."""
         if self.importance in (None, "l2"):
             return self._first
+        return self._applied(self._selections)[0]
+
+    def _applied(self, selections: Mapping[str, Selection] | None) -> tuple[Graph, Schedule | None]:
+        """The actions applied, and what became of the order of the ops."""
         job = self.job
-        return apply_actions(job.subject.graph, job.space.channels, self._sites, self._widths, self._selections)
+        graph = apply_actions(job.subject.graph, job.space.channels, self._sites, self._widths, selections)
+        order = schedule(graph, job.subject.target) if job.options.is_ordered else None
+        return (graph, None) if order is None else (order.graph, order)
+
+    @property
+    def order(self) -> OrderView | None:
+        """What another order of the ops does, ``None`` where they stand as in the file."""
+        alone = self.job.subject.order
+        if self.plan.op_order == "file" or alone is None or self._order is None:
+            return None
+        return OrderView(alone.before, alone.after, self._order.after, self._order.bound)
 
     @cached_property
     def repaired(self) -> Repaired | None:
@@ -222,6 +242,7 @@ class Draft:
             importance=self.importance,
             refusals=job.refusals,
             notes=job.subject.notes,
+            order=self.order,
         )
 
 

@@ -153,6 +153,7 @@ def apply_plan(
         packs=(),
         protect=wanted.protect,
         importance=options.importance or wanted.importance,
+        op_order=wanted.op_order,
     )
     subject = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes)
     if output is not None:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from graphopt.errors import PlanError
 from graphopt.ir.op import IMPORTANCES, SAFETY_LEVELS, Importance, Safety
@@ -23,6 +23,11 @@ FORMAT = 1
 
 KEEP = "keep"
 """The option of every site that leaves it as it is."""
+
+OpOrder = Literal["file", "memory"]
+"""How the ops stand: as in the file, or in the order that needs the least memory."""
+
+OP_ORDERS: tuple[OpOrder, ...] = get_args(OpOrder)
 
 Word = TypeVar("Word", bound=str)
 
@@ -73,6 +78,7 @@ class Plan:
         allow: the least safe kind of change that was on offer. It and ``protect`` decide where sites begin and end.
         protect: globs of what was to stay as it is.
         importance: what chooses the channels that stay where a group shrinks.
+        op_order: how the ops stand.
     """
 
     model: str
@@ -87,6 +93,7 @@ class Plan:
     allow: Safety = "retrain"
     protect: tuple[str, ...] = ()
     importance: Importance = "auto"
+    op_order: OpOrder = "file"
 
     @property
     def digest(self) -> str:
@@ -103,6 +110,7 @@ class Plan:
                 self.allow,
                 self.protect,
                 self.importance,
+                *([] if self.op_order == "file" else [self.op_order]),
             ],
             sort_keys=True,
         )
@@ -111,7 +119,8 @@ class Plan:
     @property
     def changes(self) -> int:
         """Number of decisions that change the model."""
-        return sum(s.choice != KEEP for s in self.sites) + sum(w.width != w.size for w in self.widths)
+        made = sum(s.choice != KEEP for s in self.sites) + sum(w.width != w.size for w in self.widths)
+        return made + (self.op_order != "file")
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -128,6 +137,7 @@ def plan_to_toml(plan: Plan, notes: Mapping[tuple[str, str], Sequence[str]] | No
     lines = [
         "# graphopt plan: edit a `choice` or a `width`, then run  graphopt apply MODEL PLAN -o OUT",
         f"format = {FORMAT}",
+        *([] if plan.op_order == "file" else [f"op_order = {_toml(plan.op_order)}"]),
         "",
         "[model]",
         f"file = {_toml(plan.model)}",
@@ -198,7 +208,7 @@ def plan_from_toml(text: str, *, file: str = "plan") -> Plan:
     reader = _Reader(file)
     if reader.get(data, "format", int, "") != FORMAT:
         raise PlanError(f"{file}: format: this graphopt reads plan format {FORMAT}")
-    reader.only(data, {"format", "model", "target", "scope", "knobs", "rule", "site", "width"}, "")
+    reader.only(data, {"format", "op_order", "model", "target", "scope", "knobs", "rule", "site", "width"}, "")
     model = reader.get(data, "model", dict, "")
     reader.only(model, {"file", "digest", "normalised", "input_shapes"}, "model")
     target = reader.get(data, "target", dict, "")
@@ -220,6 +230,7 @@ def plan_from_toml(text: str, *, file: str = "plan") -> Plan:
         allow=reader.one_of(SAFETY_LEVELS, scope, "allow", "scope", "retrain"),
         protect=reader.texts(scope, "protect", "scope"),
         importance=reader.one_of(IMPORTANCES, scope, "importance", "scope", "auto"),
+        op_order=reader.one_of(OP_ORDERS, data, "op_order", "", "file"),
     )
 
 
@@ -285,7 +296,7 @@ class _Reader:
         for word in known:
             if value == word:
                 return word
-        raise self.fail(f"{where}.{key}", f"must be one of {', '.join(known)}, not {value!r}")
+        raise self.fail(f"{where}.{key}" if where else key, f"must be one of {', '.join(known)}, not {value!r}")
 
     def texts(self, table: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
         values = self.get(table, key, list, where, [])

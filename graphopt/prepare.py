@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.catalog.rules import Catalog, Rule, load_catalog
 from graphopt.cost.estimate import Estimate, estimate
 from graphopt.cost.kernels import Kernel, decompose
+from graphopt.cost.schedule import Schedule, schedule
 from graphopt.errors import ConfigError, ModelError, did_you_mean
 from graphopt.ir.channels import channel_groups
 from graphopt.ir.graph import Graph
@@ -37,6 +38,7 @@ class Subject:
         kernels: how the chip decomposes ``graph``.
         before: its estimate.
         notes: sentences for the reader.
+        order: what became of the order of ``graph``'s ops; ``None``: it is the file's.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Subject:
     kernels: tuple[Kernel, ...]
     before: Estimate
     notes: tuple[str, ...]
+    order: Schedule | None = None
 
 
 def nothing_to_reshape(graph: Graph) -> str:
@@ -90,6 +93,12 @@ def open_subject(
     before = estimate(graph, chip)
     digest = f"sha256:{original.model.digest}"
     return Subject(Path(path), digest, original, graph, not done.reason, chip, kernels, before, tuple(notes))
+
+
+def in_order(subject: Subject) -> Subject:
+    """Return the subject with its ops in the order that needs the least memory; ``before`` stays the file's."""
+    order = schedule(subject.graph, subject.target)
+    return replace(subject, graph=order.graph, kernels=decompose(order.graph, subject.target), order=order)
 
 
 def find_catalog(options: Options) -> Catalog:

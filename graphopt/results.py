@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from graphopt.cost.estimate import Estimate
 from graphopt.ir.op import Importance, Safety
-from graphopt.plan import Plan
+from graphopt.plan import OpOrder, Plan
 from graphopt.rewrites.rewrite import Refusal
 from graphopt.search.budget import MAX_EVALUATIONS
+from graphopt.search.goal import parse_objective
 from graphopt.search.objective import Constraints
 from graphopt.search.strategy import Certificate, SearchName
 from graphopt.verification import Verification
@@ -64,6 +65,8 @@ class Options:
         memory_limit_bytes: bound for what grows with the calibration samples; ``None`` is 3 GiB.
         evaluate: labelled `.npz`, or ``module:function``: the metric before and after.
         verify: whether to run original and result against each other.
+        op_order: how the ops of the result stand; ``None``: in the order that needs the least memory where memory is
+            minimised or bound, else as in the file.
     """
 
     target: str | None = None
@@ -91,11 +94,20 @@ class Options:
     memory_limit_bytes: int | None = None
     evaluate: str | None = None
     verify: bool = True
+    op_order: OpOrder | None = None
 
     @property
     def allowed(self) -> Safety:
         """The least safe kind of change that may be made."""
         return self.allow or ("repaired" if self.calibration and self.repair else "exact")
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether ops are put in the order that needs the least memory."""
+        if self.op_order is not None:
+            return self.op_order == "memory"
+        minimised = parse_objective(self.objective).quantities
+        return bool({"peak-memory", "memory"} & {*minimised, *self.constraints.bounds})
 
     @property
     def measured_importance(self) -> Importance:
@@ -157,6 +169,23 @@ class RuleRefusal:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderView:
+    """What putting ops in another order did. All are arenas in bytes, by estimate.
+
+    Attributes:
+        file_bytes: the original's, its ops as in the file.
+        alone_bytes: the original's in the order that needs the least, nothing else changed.
+        bytes: the result's.
+        bound_bytes: no order of the result needs less.
+    """
+
+    file_bytes: int
+    alone_bytes: int
+    bytes: int
+    bound_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FrontPoint:
     """One plan of the Pareto front, by estimate."""
 
@@ -204,6 +233,7 @@ class OptimizeResult:
         notes: sentences that the reader should see (normalising skipped, batch size assumed, bound not reached).
         evaluations: candidates priced by the search.
         certificate: how far the plan is from the optimum at most, ``None`` where that was not looked into.
+        order: what another order of the ops did, ``None`` where they stand as in the file.
     """
 
     outcome: OutcomeKind
@@ -228,6 +258,7 @@ class OptimizeResult:
     notes: tuple[str, ...] = ()
     evaluations: int = 0
     certificate: Certificate | None = None
+    order: OrderView | None = None
 
     @property
     def estimates(self) -> tuple[Estimate, Estimate]:

@@ -249,6 +249,11 @@ search_options = stacked(
         help="How to search: moves with restarts, the optimum with its proof (where constraints leave a gap, how large "
         "it is), or the best single change again and again.",
     ),
+    click.option(
+        "--op-order", type=click.Choice(["file", "memory"]),
+        help="How ops of the result stand: as in the file, or in the order that needs the least peak memory [default: "
+        "memory where memory is minimised or bound, else file].",
+    ),
     click.option("--certify", is_flag=True, help="Say how far from the optimum the plan is at most."),
 )  # fmt: skip
 job_options = stacked(
@@ -279,7 +284,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
         "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",
-        "cache", "verify", "importance", "repair_steps", "search", "certify",
+        "cache", "verify", "importance", "repair_steps", "search", "certify", "op_order",
     ):  # fmt: skip
         if values.get(name) not in (None, ()):
             given[name] = values[name]

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from graphopt.cli.calibrated import calibrated
 from graphopt.cli.output import cell, table
 from graphopt.report import format as f
-from graphopt.report.sentences import capacity_sentence, certificate_sentence, meaning, uncertainty_sentence
+from graphopt.report.sentences import (
+    capacity_sentence,
+    certificate_sentence,
+    meaning,
+    order_sentence,
+    uncertainty_sentence,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,6 +50,8 @@ def summary(result: OptimizeResult, *, plan_file: str | None, report_file: str |
         yield f"capacity kept  {capacity_sentence(result)}"
         yield f"kernels        {_kernels(*result.estimates)}"
         yield f"safety         {result.safety} ({meaning(result)})"
+    if result.order is not None:
+        yield f"op order       {order_sentence(result.order)}"
     if result.certificate is not None:
         yield f"optimality gap {certificate_sentence(result.certificate)}"
     if result.changes:

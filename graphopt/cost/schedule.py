@@ -34,6 +34,11 @@ class Schedule:
     bound: int
 
     @property
+    def has_moved(self) -> bool:
+        """Whether the order is another one than was given."""
+        return self.after < self.before
+
+    @property
     def is_best(self) -> bool:
         """Whether no order has a smaller arena."""
         return self.after == self.bound

@@ -9,7 +9,13 @@ from graphopt.report import format as f
 from graphopt.report.calibrated import calibrated_sections
 from graphopt.report.charts import Point, kernel_bars, kernel_pairs, safe, scatter, timeline
 from graphopt.report.parts import badge, section, table
-from graphopt.report.sentences import capacity_sentence, certificate_sentence, meaning, uncertainty_sentence
+from graphopt.report.sentences import (
+    capacity_sentence,
+    certificate_sentence,
+    meaning,
+    order_sentence,
+    uncertainty_sentence,
+)
 from graphopt.report.style import STYLE
 from graphopt.results import OptimizeResult
 from graphopt.verification import Verification
@@ -87,6 +93,8 @@ def _tiles(result: OptimizeResult) -> str:
     )
     if known := uncertainty_sentence(after):
         capacity += f" After: {safe(known)}."
+    if result.order is not None:
+        capacity += f" Ops in order {safe(order_sentence(result.order))}."
     if result.certificate is not None:
         capacity += f" Optimality gap {safe(certificate_sentence(result.certificate))}."
     return f"<section class=tiles>{''.join(tiles)}</section><p class=note>{capacity}</p>{_notes(result.notes)}"

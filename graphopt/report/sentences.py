@@ -12,7 +12,7 @@ from graphopt.report import format as f
 
 if TYPE_CHECKING:
     from graphopt.cost.estimate import Estimate
-    from graphopt.results import OptimizeResult
+    from graphopt.results import OptimizeResult, OrderView
     from graphopt.search.strategy import Certificate
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
@@ -22,6 +22,17 @@ MEASURES = {"kl": "KL divergence (nats)", "relative-l2": "relative L2", "differi
 """What an output's drift value is."""
 
 _SHARES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+
+
+def order_sentence(order: OrderView) -> str:
+    """What another order of the ops does, alone and here."""
+    if order.alone_bytes < order.file_bytes:
+        alone = f"by memory: alone it takes the original's peak from {f.size(order.file_bytes)} to "
+        alone += f.size(order.alone_bytes)
+    else:
+        alone = "by memory"
+    bound = "" if order.bound_bytes == order.bytes else f" than {f.size(order.bound_bytes)}"
+    return f"{alone}; no order of the result needs less{bound}"
 
 
 def meaning(result: OptimizeResult) -> str:

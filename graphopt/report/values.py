@@ -102,6 +102,7 @@ def optimize_values(result: OptimizeResult) -> dict[str, Any]:
         "notes": list(result.notes),
         "evaluations": result.evaluations,
         "certificate": None if result.certificate is None else certificate_values(result.certificate),
+        "op_order": None if result.order is None else clean(result.order),
     }
 
 

@@ -21,7 +21,7 @@ from graphopt.cli import options as o
         keys=(
             "outcome, reason, model, output, plan_file, report_file, safety, plan_digest, before, after, "
             "capacity_kept, importance, changes, front, verification, drift, repaired, refined, evaluation, refusals, "
-            "notes, evaluations, certificate (what does not apply is null)"
+            "notes, evaluations, certificate, op_order (what does not apply is null)"
         ),
     ),
 )
