@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -120,7 +119,7 @@ def estimate(graph: Graph, target: Target) -> Estimate:
         )
     return Estimate(
         target=target.name,
-        latency_us=math.fsum(kernel.latency_us for kernel in found),  # whatever their order
+        latency_us=sum(kernel.latency_us for kernel in found),
         macs=sum(kernel.macs for kernel in found),
         parameters=sum(int(load.parameters) for load in loads),
         parameter_bytes=sum(kernel.parameter_bytes for kernel in found),

@@ -21,8 +21,8 @@ def number(count: float) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """``-31.4 %``; ``0 %`` where nothing changed, ``new`` where there was nothing before."""
-    if before == after:
+    """``-31.4 %``; ``0 %`` where nothing but rounding changed, ``new`` where there was nothing before."""
+    if before == after or (math.isfinite(before) and math.isclose(before, after, rel_tol=1e-9)):
         return "0 %"
     if before == 0 or not math.isfinite(before) or not math.isfinite(after):
         return "new"
