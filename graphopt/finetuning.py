@@ -226,6 +226,8 @@ def _open_data(start: Graph, path: str, original: Graph | None, options: Finetun
     most = (options.memory_limit_bytes or MEMORY_BYTES) // calibration.source.sample_bytes
     if most >= len(trained):
         return _Data(calibration, labels, trained, held_out, ())
+    if most < (calibration.batch or 1):
+        raise ConfigError("not one batch of samples fits into the memory limit: a larger --memory-limit would do")
     note = f"trained on {most} of {len(trained)} samples: more do not fit into the memory limit"
     return _Data(calibration, labels, trained[:most], held_out, (note,))
 

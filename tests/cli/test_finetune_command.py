@@ -1,0 +1,112 @@
+"""`graphopt finetune`: better on samples that no step saw, or as before; the same every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt.train
+from graphopt.onnx_io.load import load
+from graphopt.onnx_io.save import save
+from graphopt.verification.session import Session
+from tests.weights.nets import net, spoiled
+
+pytest.importorskip("torch", reason="needs PyTorch: pip install 'graphopt[train]'")
+
+TEXT = (
+    '<ir_version: 8, opset_import: ["": 17]> m (float[N,3,6,6] x) => (float[N,4] y) '
+    "<float[5,3,3,3] w, float[4,5] v> {"
+    "a = Conv (x, w) b = Relu (a) c = GlobalAveragePool (b) d = Flatten (c) y = Gemm <transB = 1> (d, v) }"
+)
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    path = tmp_path / "original.onnx"
+    save(net(TEXT, tmp_path / "made.onnx"), path)
+    return path
+
+
+@pytest.fixture
+def start(original: Path, tmp_path: Path) -> Path:
+    """The original with other weights in its convolution, and metadata of its own."""
+    path = tmp_path / "start.onnx"
+    save(spoiled(load(original), "a", amount=0.8), path, metadata={"graphopt.plan": "sha256:1"})
+    return path
+
+
+@pytest.fixture
+def data(original: Path, tmp_path: Path) -> Path:
+    x = 3 * np.random.default_rng(0).standard_normal((120, 3, 6, 6)).astype(np.float32)
+    scores = Session(original).run({"x": x})["y"]
+    np.savez(tmp_path / "data.npz", x=x, label=scores.argmax(1))
+    return tmp_path / "data.npz"
+
+
+@pytest.mark.parametrize("learn", ["teacher", "labels", "both"])
+def test_what_was_spoiled_comes_nearer_and_the_same_every_time(
+    learn: str, run, original: Path, start: Path, data: Path, tmp_path: Path
+) -> None:
+    given = ["--calibration", data, "--evaluate", data, "--learning-rate", "0.02", "--seed", "1", "--json"]
+    given += ["--teacher", original] if learn != "labels" else []
+    given += ["--labels"] if learn == "both" else []
+    out, again = tmp_path / "out.onnx", tmp_path / "again.onnx"
+    done = run("finetune", start, "-o", out, *given)
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["loss"] == {"teacher": "distillation", "labels": "labels", "both": "both"}[learn]
+    assert (values["kept"], values["samples"], values["held_out"], values["steps"]) == (True, 90, 30, 40)
+    assert values["after"]["value"] < 0.9 * values["before"]["value"]
+    assert (values["after"]["drift"] is None) == (learn == "labels")
+    accuracy = [values["evaluation"][when]["metrics"]["top1"] for when in ("before", "after")]
+    assert accuracy[1] > accuracy[0]
+    run("finetune", start, "-o", again, *given)
+    assert again.read_bytes() == out.read_bytes()
+    metadata = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
+    assert metadata["graphopt.plan"] == "sha256:1"
+    assert metadata["graphopt.finetuned"].startswith(f"{values['loss']}; seed 1; 20 epochs; data sha256:")
+
+
+def test_weights_that_training_spoils_are_not_written(
+    run, original: Path, start: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    given = ("--teacher", original, "--calibration", data, "-o", out, "--learning-rate", "50", "--epochs", "2")
+    done = run("finetune", start, *given)
+    assert done.exit_code == 0, done.stderr
+    assert "training made it no better" in done.stdout
+    for name, weight in load(start).weights.items():
+        np.testing.assert_array_equal(load(out).weights[name].array(), weight.array())
+    taken = run("finetune", start, *given)
+    assert (taken.exit_code, "exists already; --force replaces it" in taken.stderr) == (2, True)
+
+
+def test_what_cannot_be_done_is_one_line(run, original: Path, start: Path, data: Path, tmp_path: Path) -> None:
+    with np.load(data) as file:
+        np.savez(tmp_path / "plain.npz", x=file["x"])
+        np.save(tmp_path / "plain.npy", file["x"])
+    for given, message in (
+        (("--calibration", tmp_path / "plain.npz"), "lacks class labels"),
+        (("--calibration", tmp_path / "plain.npy"), "name the original: --teacher ORIGINAL.onnx"),
+        (("--calibration", data, "--teacher", tmp_path / "no.onnx"), "no.onnx"),
+        (("--calibration", data, "--epochs", "nan"), "must be a number over 0"),
+        (("--calibration", data, "--epochs", "0.01"), "the recipe asks for no step"),
+        (("--calibration", data, "--memory-limit", "400"), "not one batch of samples fits"),
+        ((), "Missing option '--calibration'"),
+    ):
+        done = run("finetune", start, "-o", tmp_path / "out.onnx", *given)
+        assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert not (tmp_path / "out.onnx").exists()
+
+
+def test_without_pytorch_one_line_says_what_to_install(
+    run, original: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphopt.train, "find_spec", lambda name: None)
+    done = run("finetune", original, "--calibration", data)
+    assert (done.exit_code, "fine-tuning needs PyTorch: pip install 'graphopt[train]'" in done.stderr) == (2, True)
