@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -172,6 +173,12 @@ class Scorer:
         rest = Objective(self.objective.levels[1:])
         scorer = Scorer(self.table, rest, self.constraints, (*self._earlier, Bound(self._goal, limit)))
         scorer.evaluations = self.evaluations
+        return scorer
+
+    def within(self, part: CostTable) -> Scorer:
+        """The scorer for a table of a few decisions, all others staying (:meth:`CostTable.within`)."""
+        scorer = copy(self)
+        scorer.table, scorer._default = part, part.default()
         return scorer
 
     def feasible(self, score: float) -> bool:

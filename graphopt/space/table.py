@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-from graphopt.space.memory import MemoryTable
 
 Candidates = npt.NDArray[np.int64]
 """Option numbers, shape (candidates, variables)."""
@@ -66,6 +65,14 @@ class Gate:
     allowed: tuple[tuple[int, ...], ...]
 
 
+class Memory(Protocol):
+    """Prices peak activation memory."""
+
+    def peak_bytes(self, candidates: Candidates) -> npt.NDArray[np.float64]:
+        """Return the largest live set of each candidate, bytes, shape (candidates,)."""
+        ...
+
+
 class CostTable:
     """Prices candidates.
 
@@ -82,25 +89,37 @@ class CostTable:
         variables: Sequence[Variable],
         factors: Sequence[Factor],
         constant: Metrics,
-        memory: MemoryTable,
+        memory: Memory,
         gates: Sequence[Gate] = (),
+        default: Candidates | None = None,
     ) -> None:
+        """``default`` is the candidate that changes nothing, where it is not what the knobs allow first."""
         self.variables = tuple(variables)
         self.factors = tuple(factors)
         self.constant = constant
         self.memory = memory
         self.gates = tuple(gates)
-        self._compile()
+        self._default = default
 
-    def _compile(self) -> None:
-        """Lay all tables end to end, and the addresses of all factors out as one array per variable slot."""
+    @cached_property
+    def prices(self) -> Metrics:
+        """The tables of all factors end to end, shape (METRICS, entries)."""
+        tables = [factor.table for factor in self.factors]
+        return np.concatenate(tables, axis=1) if tables else np.zeros((METRICS, 0))
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        """Where each factor's table begins in :attr:`prices`."""
+        starts = np.cumsum([0, *(factor.table.shape[1] for factor in self.factors)])
+        return starts[:-1].astype(np.int64)
+
+    @cached_property
+    def _slots(self) -> list[tuple[npt.NDArray[np.int64], ...]]:
+        """The addresses of all factors, one array per variable slot."""
         arity = max((len(factor.variables) for factor in self.factors), default=0)
         count = len(self.factors)
         widest = max((len(variable.options) for variable in self.variables), default=1)
-        starts = np.cumsum([0, *(factor.table.shape[1] for factor in self.factors)])
-        self._start = starts[:-1].astype(np.int64)
-        self._flat = np.concatenate([f.table for f in self.factors], axis=1) if count else np.zeros((METRICS, 0))
-        self._slots = []
+        slots: list[tuple[npt.NDArray[np.int64], ...]] = []
         for slot in range(arity):
             which = np.array([f.variables[slot] if slot < len(f.variables) else 0 for f in self.factors])
             add = np.zeros((count, widest), np.int64)
@@ -109,7 +128,17 @@ class CostTable:
                     add[i, : len(factor.offsets[slot])] = factor.offsets[slot]
             used = np.flatnonzero(add.any(axis=1))
             if len(used):
-                self._slots.append((used, which[used], add[used].ravel(), np.arange(len(used)) * widest))
+                slots.append((used, which[used], add[used].ravel(), widest * np.arange(len(used), dtype=np.int64)))
+        return slots
+
+    @cached_property
+    def meetings(self) -> tuple[tuple[int, ...], ...]:
+        """For each variable the factors that depend on it."""
+        found: list[list[int]] = [[] for _ in self.variables]
+        for number, factor in enumerate(self.factors):
+            for variable in factor.variables:
+                found[variable].append(number)
+        return tuple(map(tuple, found))
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -122,14 +151,18 @@ class CostTable:
 
     def evaluate(self, candidates: Candidates, metrics: Sequence[int] = tuple(range(METRICS))) -> Metrics:
         """Return the metrics of candidates, shape (len(metrics), candidates)."""
-        count = len(candidates)
-        address = np.broadcast_to(self._start, (count, len(self._start))).copy()
+        address = self.addresses(candidates)
+        out = np.empty((len(metrics), len(candidates)))
+        for row, metric in enumerate(metrics):
+            out[row] = self.prices[metric][address].sum(axis=1) + self.constant[metric]
+        return out
+
+    def addresses(self, candidates: Candidates) -> npt.NDArray[np.int64]:
+        """Where :attr:`prices` holds what each factor costs, shape (candidates, factors)."""
+        address = np.broadcast_to(self._starts, (len(candidates), len(self._starts))).copy()
         for used, which, add, base in self._slots:
             address[:, used] += add[candidates[:, which] + base]
-        out = np.empty((len(metrics), count))
-        for row, metric in enumerate(metrics):
-            out[row] = self._flat[metric][address].sum(axis=1) + self.constant[metric]
-        return out
+        return address
 
     def peak_bytes(self, candidates: Candidates) -> npt.NDArray[np.float64]:
         """Peak activation memory of candidates (largest live set, bytes), shape (candidates,)."""
@@ -142,7 +175,7 @@ class CostTable:
             table = np.zeros((METRICS, len(drift[variable])))
             table[DRIFT] = drift[variable]
             factors.append(Factor((variable,), (np.arange(len(drift[variable])),), table))
-        return CostTable(self.variables, factors, self.constant, self.memory, self.gates)
+        return CostTable(self.variables, factors, self.constant, self.memory, self.gates, self._default)
 
     def fixed(self, variable: int, option: int) -> CostTable:
         """Return the table with every other option of a variable forbidden."""
@@ -150,11 +183,46 @@ class CostTable:
         table = np.zeros((METRICS, options))
         table[INVALID] = np.arange(options) != option
         only = Factor((variable,), (np.arange(options),), table)
-        return CostTable(self.variables, (*self.factors, only), self.constant, self.memory, self.gates)
+        return CostTable(self.variables, (*self.factors, only), self.constant, self.memory, self.gates, self._default)
+
+    def within(self, variables: Sequence[int], at: Candidates) -> CostTable:
+        """Return the table of a few variables, all others staying as they are in the candidate ``at``."""
+        place = {variable: i for i, variable in enumerate(variables)}
+        touched = sorted({number for variable in variables for number in self.meetings[variable]})
+        rest = np.ones(len(self.factors), bool)
+        rest[touched] = False
+        constant = self.constant + self.prices[:, self.addresses(at[None])[0, rest]].sum(axis=1)
+        factors = []
+        for number in touched:
+            factor = self.factors[number]
+            pairs = list(zip(factor.variables, factor.offsets, strict=True))
+            free = [(place[v], add) for v, add in pairs if v in place]
+            base = sum(int(add[at[v]]) for v, add in pairs if v not in place)
+            end = base + 1 + sum(int(add.max()) for _, add in free)
+            factors.append(Factor(tuple(v for v, _ in free), tuple(add for _, add in free), factor.table[:, base:end]))
+        which = np.array(variables, np.int64)
+        chosen = [self.variables[variable] for variable in variables]
+        return CostTable(chosen, factors, constant, _Part(self.memory, which, at), default=self.default()[which])
 
     def default(self) -> Candidates:
         """The candidate that changes as little as the knobs allow, shape (variables,)."""
+        if self._default is not None:
+            return self._default
         start = np.zeros(len(self.variables), np.int64)
         for gate in self.gates:
             start[gate.width] = gate.allowed[start[gate.knob]][0]
         return start
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Peak memory as a function of a few variables, the others as they are in ``at``."""
+
+    memory: Memory
+    variables: npt.NDArray[np.int64]
+    at: Candidates
+
+    def peak_bytes(self, candidates: Candidates) -> npt.NDArray[np.float64]:
+        rows = np.repeat(self.at[None], len(candidates), axis=0)
+        rows[:, self.variables] = candidates
+        return self.memory.peak_bytes(rows)

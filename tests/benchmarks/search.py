@@ -16,8 +16,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from graphopt.errors import ModelError
 from graphopt.prepare import find_catalog, find_rules, open_space, open_subject
 from graphopt.results import Options
@@ -26,34 +24,14 @@ from graphopt.search.objective import Constraints, Scorer
 from graphopt.search.strategies import STRATEGIES
 from graphopt.search.strategy import Found, SearchName
 from graphopt.space.compiler import compile_table
-from graphopt.space.memory import MemoryTable
-from graphopt.space.table import LATENCY, METRICS, PARAMETER_BYTES, CostTable, Factor, Variable
+from graphopt.space.table import PARAMETER_BYTES, CostTable
+from tests.search.tables import chain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGETS = ("npu-16", "npu-32", "npu-64", "npu-32-no-depthwise", "cpu-x86-64")
 LENGTHS = (10, 100, 1_000, 10_000)
 MOVES_UP_TO = 100
 """Blocks up to which the strategies that try moves are timed: each of their sweeps prices the whole chain anew."""
-
-SITE, WIDTH = 3, 4
-
-
-def chain(blocks: int, seed: int = 0) -> CostTable:
-    """A synthetic chain."""
-    generator = np.random.default_rng(seed)
-    variables, factors = [], []
-    for block in range(blocks):
-        variables.append(Variable("site", f"s{block}", ("keep", "fuse", "swap")))
-        variables.append(Variable("width", f"w{block}", ("32", "64", "96", "128")))
-        near = [(2 * block, SITE), (2 * block + 1, WIDTH)] + ([(2 * block - 1, WIDTH)] if block else [])
-        entries = int(np.prod([options for _, options in near]))
-        table = np.zeros((METRICS, entries))
-        table[LATENCY] = generator.integers(1, 1000, entries)
-        table[PARAMETER_BYTES] = generator.integers(1, 1000, entries)
-        strides = np.cumprod([1, *(options for _, options in near[:-1])])
-        offsets = tuple(stride * np.arange(options) for stride, (_, options) in zip(strides, near, strict=True))
-        factors.append(Factor(tuple(variable for variable, _ in near), offsets, table))
-    return CostTable(variables, factors, np.zeros(METRICS), MemoryTable([], [], [], np.zeros((0, 0)), []))
 
 
 def timed(name: SearchName, table: CostTable, constraints: Constraints) -> tuple[Found, float]:

@@ -87,3 +87,45 @@ def tangled_table(seed: int) -> CostTable:
     constant = generator.random(METRICS)
     constant[INVALID] = 0
     return CostTable(variables, factors, constant, no_memory(), gates)
+
+
+def chain(blocks: int, seed: int = 0) -> CostTable:
+    """A long chain: a block has one site and one width of four; its kernel meets the width before, too."""
+    generator = np.random.default_rng(seed)
+    variables, factors = [], []
+    for block in range(blocks):
+        variables.append(Variable("site", f"s{block}", ("keep", "fuse", "swap")))
+        variables.append(Variable("width", f"w{block}", ("32", "64", "96", "128")))
+        near = [(2 * block, 3), (2 * block + 1, 4), *([(2 * block - 1, 4)] if block else [])]
+        entries = int(np.prod([options for _, options in near]))
+        table = np.zeros((METRICS, entries))
+        table[LATENCY] = generator.integers(1, 1000, entries)
+        table[PARAMETER_BYTES] = generator.integers(1, 1000, entries)
+        strides = np.cumprod([1, *(options for _, options in near[:-1])])
+        offsets = tuple(stride * np.arange(options) for stride, (_, options) in zip(strides, near, strict=True))
+        factors.append(Factor(tuple(variable for variable, _ in near), offsets, table))
+    return CostTable(variables, factors, np.zeros(METRICS), no_memory())
+
+
+def with_memory(table: CostTable) -> CostTable:
+    """The table with one tensor for each width, alive two at a time."""
+    widths = [(v, 16 * np.arange(1, len(x.options) + 1)) for v, x in enumerate(table.variables) if x.kind == "width"]
+    count = len(widths)
+    alive = (np.abs(np.subtract.outer(np.arange(count), np.arange(count))) <= 1).astype(float)
+    memory = MemoryTable(widths, [np.zeros(count)], [np.eye(count)], alive, [None] * count)
+    return CostTable(table.variables, table.factors, table.constant, memory, table.gates)
+
+
+def grid(side: int, seed: int = 0) -> CostTable:
+    """Decisions in a square, each priced with its neighbours: as wide as it is long."""
+    generator = np.random.default_rng(seed)
+    variables = [Variable("width", f"w{i}", ("16", "32", "48")) for i in range(side * side)]
+    factors = []
+    for row in range(side):
+        for column in range(side):
+            here = row * side + column
+            for there in [here + 1] * (column + 1 < side) + [here + side] * (row + 1 < side):
+                table = np.zeros((METRICS, 9))
+                table[[LATENCY, PARAMETER_BYTES]] = generator.integers(1, 1000, (2, 9))
+                factors.append(Factor((here, there), (3 * np.arange(3), np.arange(3)), table))
+    return CostTable(variables, factors, np.zeros(METRICS), no_memory())

@@ -9,9 +9,8 @@ from graphopt.errors import ConfigError
 from graphopt.search.goal import parse_objective
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.search.run import run_search
-from graphopt.space.memory import MemoryTable
 from graphopt.space.table import LATENCY, MACS, METRICS, PARAMETER_BYTES, CostTable, Factor, Variable
-from tests.search.tables import every_candidate, no_memory, random_table
+from tests.search.tables import every_candidate, no_memory, random_table, with_memory
 
 
 @pytest.mark.parametrize(
@@ -35,15 +34,6 @@ def test_an_objective_is_read(text: str, levels: list[tuple[str, float]]) -> Non
 def test_an_objective_that_cannot_be_read_says_how_one_is_written(text: str) -> None:
     with pytest.raises(ConfigError, match=r"write one of latency, .*latency\+1%>parameters"):
         parse_objective(text)
-
-
-def with_memory(table: CostTable) -> CostTable:
-    """The table with one tensor for each width, alive two at a time."""
-    widths = [(v, 16 * np.arange(1, len(x.options) + 1)) for v, x in enumerate(table.variables) if x.kind == "width"]
-    count = len(widths)
-    alive = (np.abs(np.subtract.outer(np.arange(count), np.arange(count))) <= 1).astype(float)
-    memory = MemoryTable(widths, [np.zeros(count)], [np.eye(count)], alive, [None] * count)
-    return CostTable(table.variables, table.factors, table.constant, memory, table.gates)
 
 
 def test_a_sum_is_what_its_quantities_are_to_the_original() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +17,7 @@ from graphopt.search.objective import Constraints, Scorer
 from graphopt.search.strategies import STRATEGIES
 from graphopt.search.strategy import Certificate, Strategy
 from graphopt.space.table import LATENCY, MACS, METRICS, PARAMETER_BYTES, CostTable, Factor, Variable
-from tests.search.tables import every_candidate, no_memory, random_table, tangled_table
+from tests.search.tables import every_candidate, no_memory, random_table, tangled_table, with_memory
 
 
 def bounded(table: CostTable, shares: dict[int, float]) -> Constraints:
@@ -61,6 +64,14 @@ class TestEveryStrategy:
         assert first.best.tolist() == second.best.tolist()
         assert [row.tolist() for row in first.front] == [row.tolist() for row in second.front]
 
+    def test_a_start_is_never_left_for_something_worse(self, search: Strategy) -> None:
+        for seed in range(10):
+            table = tangled_table(seed)
+            scorer = Scorer(table, "latency", Constraints())
+            rows = every_candidate(table)
+            start = rows[scorer(rows).argsort()[1]]
+            assert search(table, scorer, start=start, budget=Budget(1)).score <= scorer(start[None])[0]
+
     def test_without_a_gain_nothing_changes(self, search: Strategy) -> None:
         flat = np.zeros((METRICS, 3))
         flat[LATENCY] = 7.0
@@ -82,6 +93,23 @@ class TestEveryStrategy:
 def bounded_roughly(table: CostTable) -> Constraints:
     parameters = table.evaluate(table.default()[None], (PARAMETER_BYTES,))
     return Constraints(parameter_bytes=int(0.6 * parameters[0, 0]))
+
+
+def answers() -> str:
+    """What every strategy finds, front and all, as text."""
+    found = []
+    for name, search in STRATEGIES.items():
+        table = with_memory(random_table(7, sites=6, widths=5))
+        result = search(table, Scorer(table, "latency=1,memory=1", bounded_roughly(table)), seed=3)
+        found.append((name, result.best.tolist(), [row.tolist() for row in result.front], result.evaluations))
+    return repr(found)
+
+
+def test_another_process_finds_the_same() -> None:
+    code = "from tests.search.test_strategies import answers; print(answers())"
+    environment = {**os.environ, "PYTHONHASHSEED": "123"}
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert other.stdout.strip() == answers()
 
 
 @pytest.mark.parametrize("seed", range(20))
