@@ -49,18 +49,19 @@ def search(job: Job, table: CostTable, bounds: Constraints, progress: Progress |
 
 
 def search_once(
-    job: Job, table: CostTable, bounds: Constraints, progress: Progress | None
+    job: Job, table: CostTable, bounds: Constraints, progress: Progress | None, objective: str | None = None
 ) -> tuple[Found, Draft, bool]:
-    """The best candidate, applied, and whether it keeps the bounds.
+    """The best candidate (by the job's objective where none is given), applied, and whether it keeps the bounds.
 
     The search sees the live set; the arena that counts may need a little more.
     """
     options = job.options
     lowered = bounds
     for _ in range(MEMORY_ATTEMPTS):
-        scorer = Scorer(table, options.objective, lowered)
+        scorer = Scorer(table, objective or options.objective, lowered)
         budget = Budget(options.max_evaluations)
-        found = run_search(options.search, table, scorer, seed=options.seed, budget=budget, prove=options.certify)
+        name, prove = (options.search, options.certify) if objective is None else ("local", False)
+        found = run_search(name, table, scorer, seed=options.seed, budget=budget, prove=prove)
         draft = Draft(job, found.best, progress)
         after = draft.after
         peak, memory = after.peak_activation_bytes, after.peak_activation_bytes + after.parameter_bytes
@@ -96,7 +97,7 @@ def search_within_drift(
     assert job.data is not None
     cache = None if job.options.cache is None else Path(job.options.cache)
     single = measure_sensitivity(
-        job.space, job.table, job.data, job.subject.path, job.subject.digest, cache=cache, progress=progress
+        job.space, job.table, job.data, job.subject.path, job.subject.key, cache=cache, progress=progress
     )
     table = job.table.with_drift(single.drift)
     singles = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"

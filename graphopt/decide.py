@@ -16,6 +16,7 @@ from graphopt.ir.channels import ChannelGroup
 from graphopt.ir.op import SAFETY_LEVELS, Importance, Safety
 from graphopt.plan import KEEP, Plan, PlannedRule, SiteChoice, WidthChoice
 from graphopt.prepare import Subject
+from graphopt.resolution.sizes import Side, image_inputs
 from graphopt.results import Change, DecisionView, OptionView
 from graphopt.rewrites import REWRITES
 from graphopt.space.site import Width, WidthOption, worst
@@ -44,7 +45,7 @@ def plan_of(
     sites = [(site, site.options[number["site", site.id]]) for site in space.sites]
     widths = [(width, width.options[number["width", width.group.id]]) for width in space.widths]
     return Plan(
-        model=subject.path.name,
+        model=subject.source.path.name,
         model_digest=subject.digest,
         target=subject.target.name,
         normalised=subject.normalised,
@@ -52,10 +53,11 @@ def plan_of(
         sites=tuple(SiteChoice(site.id, option.label) for site, option in sites),
         widths=tuple(WidthChoice(width.group.id, width.group.size, option.width) for width, option in widths),
         knobs=tuple((knob.name, knob.values[number["knob", knob.name]]) for knob in space.knobs),
-        input_shapes=tuple(sorted(subject.original.model.input_shapes.items())),
+        input_shapes=tuple(sorted(subject.source.original.model.input_shapes.items())),
         allow=space.allow,
         protect=space.protect,
         importance=importance or "auto",
+        resolution=subject.sizes,
     )
 
 
@@ -239,6 +241,32 @@ def notes_of(decisions: Sequence[DecisionView]) -> Mapping[tuple[str, str], list
             lines.append(f"  {option.label:<{longest}}  {option.safety:<8}  {gain}")
         notes[decision.kind, decision.id] = lines
     return notes
+
+
+def size_changes(subject: Subject) -> tuple[Change, ...]:
+    """Another input size as a change; its gain is that of the untouched model."""
+    if subject.own is None:
+        return ()
+    gain = subject.own.before.latency_us - subject.before.latency_us
+    text = ", ".join(f"{_by(before)} -> {_by(after)} pixels" for _, before, after in _sizes(subject))
+    return (Change(", ".join(name for name, _ in subject.sizes), "resolution", text, "retrain", gain),)
+
+
+def size_notes(subject: Subject) -> Mapping[tuple[str, str], list[str]]:
+    """Comment lines for the plan on the input size."""
+    if subject.own is None:
+        return {}
+    own = ", ".join(f"{name} {_by(before)}" for name, before, _ in _sizes(subject))
+    return {("knob", "resolution"): [f"height, width; the model's own: {own}"]}
+
+
+def _sizes(subject: Subject) -> list[tuple[str, Side, Side]]:
+    own = {image.name: image.size for image in image_inputs(subject.source.original)}
+    return [(name, own[name], size) for name, size in subject.sizes]
+
+
+def _by(size: Side) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def changes_of(space: Space, table: CostTable, chosen: Candidates) -> tuple[Change, ...]:

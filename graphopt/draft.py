@@ -22,11 +22,13 @@ from graphopt.decide import (
     notes_of,
     plan_of,
     planned_rules,
+    size_changes,
+    size_notes,
     why_unchanged,
 )
 from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph
-from graphopt.ir.op import Importance
+from graphopt.ir.op import Importance, Safety
 from graphopt.ir.resize import Selection
 from graphopt.onnx_io.save import save
 from graphopt.outputs import staged
@@ -42,9 +44,11 @@ from graphopt.weights.importance import select
 
 if TYPE_CHECKING:
     from graphopt.real_data import RealData
+    from graphopt.teacher import Teacher
     from graphopt.verification.drift import Drift
-    from graphopt.verification.evaluate import Evaluator
+    from graphopt.verification.evaluate import Evaluation, Evaluator
     from graphopt.weights.repair import Repaired
+    from graphopt.weights.sized import Frames
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, all, what) during the long parts of a job."""
@@ -61,6 +65,7 @@ class Job:
         table: their prices.
         data: calibration samples, ``None`` where none were given.
         evaluator: the user's metric, ``None`` where none was given.
+        teacher: the original at its own size, where ``subject`` has another one.
     """
 
     def __init__(
@@ -86,8 +91,9 @@ class Job:
         else:
             self.rules = planned_rules(plan)
             self.space = extend_widths(open_space(self.subject, self.rules, catalog, options), plan)
-        self.data = find_data(self.subject.path, options)
-        self.evaluator = find_evaluator(self.subject.path, options)
+        frames, self.teacher = _sized(self.subject, options)
+        self.data = find_data(self.subject.path, options, frames)
+        self.evaluator = find_evaluator(self.subject.path, options, frames)
         self.table: CostTable = compile_table(self.space, self.subject.target)
 
     def plan_of(self, chosen: Candidates) -> Plan:
@@ -100,8 +106,27 @@ class Job:
         """What was refused, in the results' words."""
         return tuple(RuleRefusal(one.rule, one.refusal) for one in self.space.refused)
 
+    def evaluate(self, rewritten: Path) -> tuple[Evaluation, Evaluation] | None:
+        """The metric of the original, at its own size, and of what became of it."""
+        if self.evaluator is None:
+            return None
+        before = self.teacher.evaluate() if self.teacher is not None else None
+        return before or self.evaluator.evaluate(self.subject.path), self.evaluator.evaluate(rewritten)
 
-def find_data(model: Path, options: Options) -> RealData | None:
+
+def _sized(subject: Subject, options: Options) -> tuple[Frames, Teacher | None]:
+    """The sizes that samples are brought to, and the original at its own size; nothing where the subject is that.
+
+    (Imported here: they run onnxruntime in this process.)
+    """
+    if subject.own is None or not (options.calibration or options.evaluate):
+        return {}, None
+    from graphopt.teacher import find_teacher, frames_of
+
+    return frames_of(subject), find_teacher(subject, options)
+
+
+def find_data(model: Path, options: Options, frames: Frames | None = None) -> RealData | None:
     """The calibration data for the model's file, if some was named. Raises :class:`ConfigError` where it does not do.
 
     (Imported here: it runs onnxruntime in this process.)
@@ -113,16 +138,16 @@ def find_data(model: Path, options: Options) -> RealData | None:
         return None
     from graphopt.real_data import open_real_data
 
-    return open_real_data(model, options.calibration, options)
+    return open_real_data(model, options.calibration, options, frames)
 
 
-def find_evaluator(model: Path, options: Options) -> Evaluator | None:
+def find_evaluator(model: Path, options: Options, frames: Frames | None = None) -> Evaluator | None:
     """The metric for the model's file, if one was named. Raises :class:`ConfigError` where it does not do."""
     if options.evaluate is None:
         return None
     from graphopt.verification.evaluate import open_evaluator
 
-    return open_evaluator(options.evaluate, input_types(read_interface(model)))
+    return open_evaluator(options.evaluate, input_types(read_interface(model)), frames)
 
 
 class Draft:
@@ -132,7 +157,7 @@ class Draft:
         job: what it is for.
         chosen: the candidate.
         plan: the same as a plan.
-        safety: the least safe of its changes.
+        safety: the least safe of its changes, that of the size left out.
         after: its estimate. Weights do not matter to it, so it is there before they are repaired.
     """
 
@@ -148,6 +173,11 @@ class Draft:
             self.plan = replace(self.plan, op_order="file")
         before = job.subject.before
         self.after: Estimate = estimate_graph(self._first, job.subject.target) if self.plan.changes else before
+
+    @property
+    def promise(self) -> Safety:
+        """The least safe of its changes, that of the size among them."""
+        return "retrain" if self.job.subject.own is not None else self.safety
 
     @property
     def importance(self) -> Importance | None:
@@ -216,33 +246,39 @@ class Draft:
         return self.drift_of(self.graph)
 
     def drift_of(self, graph: Graph) -> Drift | None:
-        """The drift with the weights of ``graph``."""
-        if self.safety == "exact" or self.job.data is None:
+        """The drift with the weights of ``graph``: from the original at its own size where both can be compared."""
+        data, teacher = self.job.data, self.job.teacher
+        compared = teacher is not None and teacher.can_compare
+        if data is None or (self.safety == "exact" and not compared):
             return None
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = Path(folder) / "draft.onnx"
             save(graph, path)
-            return self.job.data.drift(self.job.subject.path, path)
+            if teacher is not None and compared:
+                return teacher.drift(data, path)
+            return data.drift(self.job.subject.path, path)
 
     def result(self) -> OptimizeResult:
         """Tell about it, before anything is written."""
         job = self.job
+        notes = {**notes_of(decisions_of(job.space, job.table, self.chosen)), **size_notes(job.subject)}
         return OptimizeResult(
             outcome="optimized" if self.plan.changes else "unchanged",
             reason="" if self.plan.changes else why_unchanged(job.space, job.subject.target),
-            model=str(job.subject.path),
+            model=str(job.subject.source.path),
             output=None,
             plan=self.plan,
-            plan_text=plan_to_toml(self.plan, notes_of(decisions_of(job.space, job.table, self.chosen))),
-            before=job.subject.before,
+            plan_text=plan_to_toml(self.plan, notes),
+            before=job.subject.source.before,
             after=self.after,
-            safety=self.safety,
-            changes=changes_of(job.space, job.table, self.chosen),
+            safety=self.promise,
+            changes=(*size_changes(job.subject), *changes_of(job.space, job.table, self.chosen)),
             capacity_kept=capacity_kept(job.space, self._widths),
             importance=self.importance,
             refusals=job.refusals,
             notes=job.subject.notes,
             order=self.order,
+            resolution=job.subject.resolution,
         )
 
 
@@ -263,16 +299,15 @@ def deliver(draft: Draft, result: OptimizeResult, output: str | Path | None) -> 
     graph, result = _refined(draft, replace(result, drift=draft.drift))
     with staged(output) as stage:
         save(graph, stage.path, metadata=_metadata(draft))
-        if job.options.verify and draft.drift is None:
+        if job.options.verify and (draft.drift is None or draft.safety == "exact"):
             inputs = None if job.data is None else job.data.proof_inputs()
-            shapes = job.options.input_shapes
+            shapes = job.subject.input_shapes if job.subject.own is not None else job.options.input_shapes
             proof = verify(path, stage.path, inputs=inputs, seed=job.options.seed, input_shapes=shapes)
             result = replace(result, verification=proof)
             if draft.safety == "exact" and proof.verdict == "differs":
                 reason = f"the plan is exact and the outputs differ ({proof.reason}); nothing was written"
                 return replace(result, outcome="failed", reason=reason)
-        if job.evaluator is not None:
-            result = replace(result, evaluation=(job.evaluator.evaluate(path), job.evaluator.evaluate(stage.path)))
+        result = replace(result, evaluation=job.evaluate(stage.path))
         stage.keep()
     return replace(result, output=None if output is None else str(output))
 
@@ -295,7 +330,7 @@ def _metadata(draft: Draft) -> Mapping[str, str]:
         "graphopt.version": __version__,
         "graphopt.target": draft.plan.target,
         "graphopt.plan": draft.plan.digest,
-        "graphopt.safety": draft.safety,
+        "graphopt.safety": draft.promise,
     }
     if draft.repaired is not None and draft.job.data is not None:
         found["graphopt.calibration"] = f"sha256:{draft.job.data.calibration.digest}"

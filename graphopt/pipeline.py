@@ -13,9 +13,10 @@ import numpy as np
 from graphopt.candidates import missed, search, search_within_drift
 from graphopt.cost.estimate import Estimate
 from graphopt.cost.estimate import estimate as estimate_graph
-from graphopt.decide import candidate_of, decisions_of, notes_of
+from graphopt.decide import candidate_of, decisions_of, notes_of, size_notes
 from graphopt.draft import Draft, Job, Progress, deliver, find_data, find_evaluator
 from graphopt.errors import ConfigError, ModelError, PlanError
+from graphopt.fitting import fit, fit_of, for_fit, why_not
 from graphopt.ir.graph import Graph
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import check_output, save
@@ -25,6 +26,7 @@ from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, n
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
 from graphopt.search.goal import parse_objective
 from graphopt.search.strategy import Certificate, Found
+from graphopt.sizing import is_bounded, merit, planned_subject, sized_subjects
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES
 from graphopt.targets.target import Target, load_target
 
@@ -53,18 +55,23 @@ def scan(model: str | Path, options: Options | None = None) -> ScanResult:
         ModelError, ConfigError: as :func:`optimize`.
     """
     options = options or Options()
-    job = Job(model, options)
-    chosen = job.table.default()
-    decisions = decisions_of(job.space, job.table, chosen)
-    plan = job.plan_of(chosen)
-    return ScanResult(
-        plan=plan,
-        plan_text=plan_to_toml(plan, notes_of(decisions)),
-        before=job.subject.before,
-        decisions=decisions,
-        refusals=job.refusals,
-        notes=job.subject.notes,
-    )
+    opened = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes)
+    with sized_subjects(opened, options) as subjects:
+        subject, *others = subjects
+        if others:
+            raise ConfigError("--resolutions: a scan is about one size; name one")
+        job = Job(model, options, subject=subject)
+        chosen = job.table.default()
+        decisions = decisions_of(job.space, job.table, chosen)
+        plan = job.plan_of(chosen)
+        return ScanResult(
+            plan=plan,
+            plan_text=plan_to_toml(plan, {**notes_of(decisions), **size_notes(subject)}),
+            before=subject.before,
+            decisions=decisions,
+            refusals=job.refusals,
+            notes=subject.notes,
+        )
 
 
 def optimize(
@@ -89,25 +96,49 @@ def optimize(
     """
     options = options or Options()
     _check_search(options)
+    options = for_fit(options)
     original = load(model, input_shapes=options.input_shapes)
     if output is not None:
         check_output(original, output)
     reason = nothing_to_reshape(original)
-    if reason:
+    if reason and not options.resolutions:
         return _as_it_was(original, reason, output, options)
-    job = Job(model, options, original=original)
-    if options.max_drift is None and "drift" not in parse_objective(options.objective).quantities:
+    opened = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes, original=original)
+    with sized_subjects(opened, options) as subjects:
+        best: tuple[Draft, OptimizeResult] | None = None
+        for subject in subjects:
+            draft, result = _searched(Job(model, options, subject=subject), progress)
+            if best is None or _rank(draft, result) < _rank(*best):
+                best = draft, result
+            if is_bounded(options) and result.outcome != "failed":
+                break
+        assert best is not None
+        draft, result = best
+        return result if result.outcome == "failed" else deliver(draft, result, output)
+
+
+def _rank(draft: Draft, result: OptimizeResult) -> tuple[bool, float]:
+    """What is better: to keep the bounds, then the objective."""
+    return result.outcome == "failed", merit(draft, draft.job.options)
+
+
+def _searched(job: Job, progress: Progress | None) -> tuple[Draft, OptimizeResult]:
+    """The best plan for a job, applied and not written; ``failed`` where it misses a bound."""
+    options = job.options
+    if options.fit_memory is not None:
+        found, draft, notes = fit(job, progress)
+    elif options.max_drift is None and "drift" not in parse_objective(options.objective).quantities:
         found, draft = search(job, job.table, options.constraints, progress)
-        notes: tuple[str, ...] = ()
+        notes = ()
     else:
         found, draft, notes = search_within_drift(job, options.max_drift, progress)
-    result = replace(draft.result(), front=_front(job, found), evaluations=found.evaluations)
+    result = replace(draft.result(), front=_front(job, found), evaluations=found.evaluations, fit=fit_of(draft))
     result = _certified(replace(result, notes=(*result.notes, *notes)), found.certificate)
-    reason = missed(draft, options)
+    reason = missed(draft, options) if options.fit_memory is None else why_not(draft, progress)
     if reason:
         units = draft.repaired.units if options.max_drift is not None and draft.repaired is not None else ()
-        return replace(result, drift=draft.drift if units else None, repaired=units, outcome="failed", reason=reason)
-    return deliver(draft, result, output)
+        result = replace(result, drift=draft.drift if units else None, repaired=units, outcome="failed", reason=reason)
+    return draft, result
 
 
 def _check_search(options: Options) -> None:
@@ -160,11 +191,12 @@ def apply_plan(
         check_output(subject.original, output)
     try:
         _check_same_model(wanted, subject)
-        job = Job(model, options, subject=subject, plan=wanted)
-        draft = Draft(job, candidate_of(wanted, job.space, job.table), progress)
+        with planned_subject(subject, wanted) as subject:
+            job = Job(model, options, subject=subject, plan=wanted)
+            draft = Draft(job, candidate_of(wanted, job.space, job.table), progress)
+            return deliver(draft, draft.result(), output)
     except PlanError as error:
         raise PlanError(f"{name}: {error}") from error
-    return deliver(draft, draft.result(), output)
 
 
 def _as_it_was(original: Graph, reason: str, output: str | Path | None, options: Options) -> OptimizeResult:

@@ -79,6 +79,7 @@ class Plan:
         protect: globs of what was to stay as it is.
         importance: what chooses the channels that stay where a group shrinks.
         op_order: how the ops stand.
+        resolution: height and width of the images, by input name, where they are not the model's own.
     """
 
     model: str
@@ -94,6 +95,7 @@ class Plan:
     protect: tuple[str, ...] = ()
     importance: Importance = "auto"
     op_order: OpOrder = "file"
+    resolution: tuple[tuple[str, tuple[int, int]], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -111,6 +113,7 @@ class Plan:
                 self.protect,
                 self.importance,
                 *([] if self.op_order == "file" else [self.op_order]),
+                *([["resolution", sorted(self.resolution)]] if self.resolution else []),
             ],
             sort_keys=True,
         )
@@ -120,7 +123,7 @@ class Plan:
     def changes(self) -> int:
         """Number of decisions that change the model."""
         made = sum(s.choice != KEEP for s in self.sites) + sum(w.width != w.size for w in self.widths)
-        return made + (self.op_order != "file")
+        return made + (self.op_order != "file") + len(self.resolution)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -150,8 +153,12 @@ def plan_to_toml(plan: Plan, notes: Mapping[tuple[str, str], Sequence[str]] | No
     lines += ["", "[target]", f"name = {_toml(plan.target)}"]
     lines += ["", "[scope]", f"allow = {_toml(plan.allow)}", f"protect = {_toml(plan.protect)}"]
     lines.append(f"importance = {_toml(plan.importance)}")
-    if plan.knobs:
+    if plan.knobs or plan.resolution:
         lines += ["", "[knobs]", *(f"{_toml(name)} = {_toml(value)}" for name, value in plan.knobs)]
+    if plan.resolution:
+        sizes = ", ".join(f"{_toml(name)} = {_toml(size)}" for name, size in plan.resolution)
+        lines.append(f"resolution = {{ {sizes} }}")
+        lines += [_comment(note) for note in notes.get(("knob", "resolution"), ())]
     for rule in plan.rules:
         lines += ["", "[[rule]]", f"id = {_toml(rule.id)}", f"rewrite = {_toml(rule.rewrite)}"]
         lines.append(f"safety = {_toml(rule.safety)}")
@@ -217,6 +224,7 @@ def plan_from_toml(text: str, *, file: str = "plan") -> Plan:
     reader.only(scope, {"allow", "protect", "importance"}, "scope")
     shapes = reader.get(model, "input_shapes", dict, "model", {})
     knobs = reader.get(data, "knobs", dict, "", {})
+    sizes = reader.get(knobs, "resolution", dict, "knobs", {})
     return Plan(
         model=reader.get(model, "file", str, "model"),
         model_digest=reader.get(model, "digest", str, "model"),
@@ -225,12 +233,15 @@ def plan_from_toml(text: str, *, file: str = "plan") -> Plan:
         rules=tuple(reader.rule(item, where) for item, where in reader.tables(data, "rule")),
         sites=tuple(reader.site(item, where) for item, where in reader.tables(data, "site")),
         widths=tuple(reader.width(item, where) for item, where in reader.tables(data, "width")),
-        knobs=tuple((name, float(reader.get(knobs, name, (int, float), "knobs"))) for name in knobs),
-        input_shapes=tuple((name, reader.shape(shapes, name)) for name in shapes),
+        knobs=tuple(
+            (name, float(reader.get(knobs, name, (int, float), "knobs"))) for name in knobs if name != "resolution"
+        ),
+        input_shapes=tuple((name, reader.shape(shapes, name, "model.input_shapes")) for name in shapes),
         allow=reader.one_of(SAFETY_LEVELS, scope, "allow", "scope", "retrain"),
         protect=reader.texts(scope, "protect", "scope"),
         importance=reader.one_of(IMPORTANCES, scope, "importance", "scope", "auto"),
         op_order=reader.one_of(OP_ORDERS, data, "op_order", "", "file"),
+        resolution=tuple((name, reader.size(sizes, name)) for name in sizes),
     )
 
 
@@ -304,8 +315,14 @@ class _Reader:
             raise self.fail(f"{where}.{key}", f"must be a list of texts, not {values!r}")
         return tuple(values)
 
-    def shape(self, shapes: dict[str, Any], name: str) -> tuple[int, ...]:
-        value = self.get(shapes, name, list, "model.input_shapes")
+    def shape(self, shapes: dict[str, Any], name: str, where: str) -> tuple[int, ...]:
+        value = self.get(shapes, name, list, where)
         if not all(isinstance(dim, int) and not isinstance(dim, bool) and dim > 0 for dim in value):
-            raise self.fail(f"model.input_shapes.{name}", f"must be positive whole numbers, not {value!r}")
+            raise self.fail(f"{where}.{name}", f"must be positive whole numbers, not {value!r}")
         return tuple(value)
+
+    def size(self, sizes: dict[str, Any], name: str) -> tuple[int, int]:
+        value = self.shape(sizes, name, "knobs.resolution")
+        if len(value) != 2:
+            raise self.fail(f"knobs.resolution.{name}", f"must be [height, width], not {list(value)!r}")
+        return value[0], value[1]

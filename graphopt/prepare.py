@@ -16,6 +16,8 @@ from graphopt.ir.graph import Graph
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.normalise import normalise
 from graphopt.onnx_io.shapes import require_static_shapes
+from graphopt.resolution.model import Resolution, at_size
+from graphopt.resolution.sizes import Shapes, Side, image_inputs
 from graphopt.results import Options
 from graphopt.space.space import Space, build_space
 from graphopt.targets.target import Target, load_target
@@ -39,6 +41,9 @@ class Subject:
         before: its estimate.
         notes: sentences for the reader.
         order: what became of the order of ``graph``'s ops; ``None``: it is the file's.
+        own: the same model at its own size, where this is another one; ``path`` is then a file made for the job, and
+            ``before`` its estimate.
+        resolution: what the other size changed.
     """
 
     path: Path
@@ -51,6 +56,30 @@ class Subject:
     before: Estimate
     notes: tuple[str, ...]
     order: Schedule | None = None
+    own: Subject | None = None
+    resolution: Resolution | None = None
+
+    @property
+    def source(self) -> Subject:
+        """The model as the user named it."""
+        return self.own or self
+
+    @property
+    def key(self) -> str:
+        """The digest, and the size where it is not the model's own."""
+        return f"{self.digest}{self.sizes or ''}"
+
+    @property
+    def input_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes that it is priced with."""
+        shapes: Mapping[str, tuple[int, ...]] = self.original.model.input_shapes
+        return shapes
+
+    @property
+    def sizes(self) -> tuple[tuple[str, Side], ...]:
+        """Height and width of the images that are not of the model's own size, by input name."""
+        changed = {change.name for change in self.resolution.inputs} if self.resolution else set()
+        return tuple((image.name, image.size) for image in image_inputs(self.original) if image.name in changed)
 
 
 def nothing_to_reshape(graph: Graph) -> str:
@@ -101,6 +130,26 @@ def in_order(subject: Subject) -> Subject:
     return replace(subject, graph=order.graph, kernels=decompose(order.graph, subject.target), order=order)
 
 
+def at_resolution(subject: Subject, shapes: Shapes, folder: Path) -> Subject:
+    """The subject with inputs of other sizes: ``folder`` holds its file, and must outlive it.
+
+    Raises:
+        SizeMisfit: when the model cannot have that size.
+    """
+    if all(subject.original.static_shape(name) == shape for name, shape in shapes.items()):
+        return subject
+    sized = at_size(subject.original, shapes, folder)
+    found = open_subject(sized.path, subject.target, input_shapes=sized.input_shapes, original=sized.graph)
+    notes = found.notes if sized.resolution.finite else (*found.notes, "at this size some outputs are not finite")
+    return replace(found, digest=subject.digest, own=subject, resolution=sized.resolution, notes=notes)
+
+
+def check_resolutions(options: Options) -> None:
+    """Raise :class:`ConfigError` where another input size is asked for and not allowed."""
+    if options.resolutions and options.allowed != "retrain":
+        raise ConfigError("--resolutions shows the model other images than it was trained on: add --allow retrain")
+
+
 def find_catalog(options: Options) -> Catalog:
     """The cards and packs that the options can name. Raises :class:`ConfigError` as `load_catalog`."""
     return load_catalog([Path(folder) for folder in options.rule_dirs])
@@ -126,9 +175,9 @@ def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule
     params: dict[str, dict[str, object]] = {}
     if options.depth_multipliers:
         params["scale-depth"] = {"multipliers": options.depth_multipliers}
-    if options.max_drift is not None:
-        if options.calibration is None:
-            raise ConfigError("--max-drift measures on real inputs: add --calibration PATH")
+    if options.max_drift is not None and options.calibration is None:
+        raise ConfigError("--max-drift measures on real inputs: add --calibration PATH")
+    if options.max_drift is not None or options.curate_widths:
         params["curate-widths"] = {"enabled": True}
     rules = catalog.rules_in_force(target.properties, options.packs, options.rules, options.no_rules, params)
     if options.depth_multipliers:

@@ -17,6 +17,7 @@ from graphopt.search.strategy import Certificate, SearchName
 from graphopt.verification import Verification
 
 if TYPE_CHECKING:  # these run onnxruntime in this process, which a job without real inputs never does
+    from graphopt.resolution.model import Resolution
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
     from graphopt.weights.repair import RepairedUnit
@@ -41,6 +42,8 @@ class Options:
         protect: globs of op names, op keys or tensors that stay as they are.
         depth_multipliers: multipliers that `scale-depth` may choose from: the largest that keeps the constraints, or
             the best by the objective where there are none; empty leaves the rule asleep.
+        resolutions: sizes of the images (height, width) to choose from, by input name (``""`` is the image input): the
+            largest that keeps the constraints, or the best by the objective where there are none; empty: the model's.
         objective: what is minimised: a quantity, a weighted sum, or one and then another, as
             :func:`graphopt.search.goal.parse_objective` reads it.
         constraints: what must hold.
@@ -67,6 +70,9 @@ class Options:
         verify: whether to run original and result against each other.
         op_order: how the ops of the result stand; ``None``: in the order that needs the least memory where memory is
             minimised or bound, else as in the file.
+        fit_memory: bytes that parameters and peak activations must fit into together, with the least loss first and
+            latency next (see :mod:`graphopt.fitting`; the objective stays ``latency``).
+        curate_widths: whether every curated width is on offer without a bound for the drift, too.
     """
 
     target: str | None = None
@@ -77,6 +83,7 @@ class Options:
     rule_dirs: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     depth_multipliers: tuple[float, ...] = ()
+    resolutions: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     objective: str = "latency"
     constraints: Constraints = field(default_factory=Constraints)
     seed: int = 0
@@ -95,6 +102,8 @@ class Options:
     evaluate: str | None = None
     verify: bool = True
     op_order: OpOrder | None = None
+    fit_memory: int | None = None
+    curate_widths: bool = False
 
     @property
     def allowed(self) -> Safety:
@@ -186,6 +195,33 @@ class OrderView:
 
 
 @dataclass(frozen=True, slots=True)
+class MemorySplit:
+    """What a model takes up on its target, by estimate."""
+
+    parameter_bytes: int
+    peak_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Parameters and peak activations together."""
+        return self.parameter_bytes + self.peak_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFit:
+    """How a model fits into the memory that it was to fit into."""
+
+    bound_bytes: int
+    before: MemorySplit
+    after: MemorySplit
+
+    @property
+    def spare_bytes(self) -> int:
+        """What is left; negative where it does not fit."""
+        return self.bound_bytes - self.after.total_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FrontPoint:
     """One plan of the Pareto front, by estimate."""
 
@@ -234,6 +270,10 @@ class OptimizeResult:
         evaluations: candidates priced by the search.
         certificate: how far the plan is from the optimum at most, ``None`` where that was not looked into.
         order: what another order of the ops did, ``None`` where they stand as in the file.
+        fit: how it fits into memory, ``None`` where that was not asked for.
+        resolution: what another input size did, ``None`` at the model's own. ``before`` and the metric before are then
+            at its own size; drift is from there in outputs whose shape is the same; ``verification`` is against the
+            untouched model at the new size.
     """
 
     outcome: OutcomeKind
@@ -259,6 +299,8 @@ class OptimizeResult:
     evaluations: int = 0
     certificate: Certificate | None = None
     order: OrderView | None = None
+    fit: MemoryFit | None = None
+    resolution: Resolution | None = None
 
     @property
     def estimates(self) -> tuple[Estimate, Estimate]:
