@@ -2,7 +2,8 @@
 
 Graphs are optimised as for any user (all optimisations), once; the optimised model is what is then timed, in several
 visits in shuffled order, so that no model has all of its runs in the same busy second. On the CPU the profile tells
-the nodes apart *in context*: isolated single-op models add up to 1.4 times the whole. Other providers report when work
+the nodes apart *in context* (isolated single-op models add up to 1.4 times the whole), less what profiling itself
+costs (:mod:`graphopt.measure.onnxruntime_profile`). Other providers report when work
 was handed over and not how long it took: there only the total is measured.
 """
 
@@ -12,9 +13,7 @@ import json
 import platform
 import random
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,21 +25,12 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.op import Array
 from graphopt.measure.backend import Measurement, Refusal, Row
 from graphopt.measure.onnxruntime_kernels import RunKernel, name_ops, run_kernels
-from graphopt.measure.stopwatch import (
-    CPU,
-    REFERENCE_SHAPE,
-    WARM_RUNS,
-    Stopwatch,
-    binding,
-    pinned,
-    reference_model,
-    typical,
-)
+from graphopt.measure.onnxruntime_profile import CHAIN_SHAPE, chain_model, node_times, without_notes
+from graphopt.measure.stopwatch import CPU, REFERENCE_SHAPE, WARM_RUNS, Run, Stopwatch, binding, pinned, reference_model
 from graphopt.onnx_io.save import save
 
 VISITS: Final = 5
-_PROFILE_RUNS: Final = 30
-_LEAST_PROFILE_RUNS: Final = 5
+_PROFILE_RUNS: Final = 15
 _SILENT: Final = 4
 
 
@@ -52,7 +42,7 @@ class _Subject:
     feed: dict[str, Array]
     kernels: tuple[RunKernel, ...]
     totals: list[float] = field(default_factory=list)
-    shares: list[Array] = field(default_factory=list)
+    told: list[Array] = field(default_factory=list)
 
 
 class OnnxRuntime:
@@ -119,6 +109,7 @@ class OnnxRuntime:
             found = [self._prepare(graph, Path(name) / f"{i}.onnx") for i, graph in enumerate(graphs)]
             with pinned(self._alone):
                 watch = self._stopwatch(self.nominal_us)
+                notes_us = self._notes_us(watch, Path(name)) if any(map(_has_kernels, found)) else 0.0
                 order = list(range(len(found)))
                 for visit in range(VISITS):
                     random.Random(visit).shuffle(order)
@@ -127,7 +118,7 @@ class OnnxRuntime:
                         if isinstance(subject, _Subject):
                             refusal = self._visit(subject, watch)
                             found[position] = refusal or subject
-        return [one if isinstance(one, Refusal) else _result(one) for one in found]
+        return [one if isinstance(one, Refusal) else _result(one, notes_us) for one in found]
 
     def kernels(self, graph: Graph) -> tuple[RunKernel, ...] | Refusal:
         """What onnxruntime runs of a model as one, without any run; nothing where the provider does not tell."""
@@ -136,10 +127,9 @@ class OnnxRuntime:
         return found if isinstance(found, Refusal) else found.kernels
 
     def _stopwatch(self, nominal_us: float | None = None) -> Stopwatch:
-        session = self._session(reference_model())
-        rng = np.random.default_rng(0)
-        bound = binding(session, {"x": rng.standard_normal(REFERENCE_SHAPE).astype(np.float32)})
-        return Stopwatch(lambda: session.run_with_iobinding(bound), alone=self._alone, nominal_us=nominal_us)
+        values = np.random.default_rng(0).standard_normal(REFERENCE_SHAPE).astype(np.float32)
+        run = _run(self._session(reference_model()), {"x": values})
+        return Stopwatch(run, alone=self._alone, nominal_us=nominal_us)
 
     def _session(
         self, model: str | bytes, *, optimised: Path | None = None, done: bool = False, profile: str = ""
@@ -192,56 +182,51 @@ class OnnxRuntime:
     def _visit(self, subject: _Subject, watch: Stopwatch) -> Refusal | None:
         """Time one model once, and its kernels where they can be told apart."""
         try:
-            with self._open(subject) as (session, bound):
-                subject.totals.append(watch.us(lambda: session.run_with_iobinding(bound), self.seconds))
+            session = self._session(str(subject.model), done=bool(subject.kernels))
+            subject.totals.append(watch.us(_run(session, subject.feed), self.seconds))
             if subject.kernels:
-                subject.shares.append(self._profile(subject))
+                times = self._profile(subject.model, subject.feed, watch)
+                sums = [sum(times.get(str(node), 0.0) for node in kernel.nodes) for kernel in subject.kernels]
+                subject.told.append(np.array(sums))
         except Exception as error:  # as above
             return Refusal("", f"onnxruntime does not run it: {_one_line(error)}")
         return None
 
-    def _profile(self, subject: _Subject) -> Array:
-        """The share of each kernel in one run, by onnxruntime's profile of several runs."""
-        prefix = str(subject.model.with_suffix(".profile"))
-        with self._open(subject, profile=prefix) as (session, bound):
-            runs, end = 0, time.perf_counter() + self.seconds
-            while runs < WARM_RUNS + _LEAST_PROFILE_RUNS or (time.perf_counter() < end and runs < _PROFILE_RUNS):
-                session.run_with_iobinding(bound)
-                runs += 1
-            profile = Path(session.end_profiling())
+    def _profile(self, model: Path, feed: dict[str, Array], watch: Stopwatch) -> dict[str, float]:
+        """Microseconds of each node, by name and at the nominal speed, as the profile of several runs tells them."""
+        session = self._session(str(model), done=True, profile=str(model.with_suffix(".profile")))
+        _, speed = watch.timed(_run(session, feed), self.seconds, _PROFILE_RUNS)
+        profile = Path(session.end_profiling())
         events = json.loads(profile.read_text(encoding="utf-8"))
         profile.unlink()
-        times = node_times(events)
-        found = np.array([sum(times.get(str(node), 0.0) for node in kernel.nodes) for kernel in subject.kernels])
-        return np.asarray(found / found.sum())
+        return {node: us * speed for node, us in node_times(events, WARM_RUNS).items()}
 
-    @contextmanager
-    def _open(self, subject: _Subject, profile: str = "") -> Iterator[tuple[Any, Any]]:
-        session = self._session(str(subject.model), done=bool(subject.kernels), profile=profile)
-        yield session, binding(session, subject.feed)
-
-
-def node_times(events: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Microseconds of each node by name, out of a profile's events.
-
-    The profile counts whole microseconds and cuts off the rest, half a microsecond on average.
-    """
-    suffix = "_kernel_time"
-    times: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(suffix):
-            times.setdefault(event["name"].removesuffix(suffix), []).append(event["dur"] + 0.5)
-    return {name: typical(durations[WARM_RUNS:] or durations) for name, durations in times.items()}
+    def _notes_us(self, watch: Stopwatch, folder: Path) -> float:
+        """What profiling adds to the time of a node, microseconds at the nominal speed."""
+        model, feed = folder / "chain.onnx", {"x": np.ones(CHAIN_SHAPE, np.float32)}
+        model.write_bytes(chain_model())
+        alone = watch.us(_run(self._session(str(model), done=True), feed), self.seconds)
+        times = self._profile(model, feed, watch)
+        return max((sum(times.values()) - alone) / len(times), 0.0)
 
 
-def _result(subject: _Subject) -> Measurement:
+def _run(session: Any, feed: dict[str, Array]) -> Run:
+    bound = binding(session, feed)
+    return lambda: session.run_with_iobinding(bound)
+
+
+def _has_kernels(found: _Subject | Refusal) -> bool:
+    return isinstance(found, _Subject) and bool(found.kernels)
+
+
+def _result(subject: _Subject, notes_us: float) -> Measurement:
     total = float(np.median(subject.totals))
     low, high = np.quantile(subject.totals, (0.25, 0.75))
     spread = float(high - low) / total
-    if not subject.shares:
+    if not subject.told:
         return Measurement(total, (), spread)
-    shares = np.median(subject.shares, axis=0)
-    latencies = shares / shares.sum() * total
+    nodes = np.array([len(kernel.nodes) for kernel in subject.kernels])
+    latencies = without_notes(np.median(subject.told, axis=0), nodes, total, notes_us)
     rows = [Row(kernel.tensors, float(us)) for kernel, us in zip(subject.kernels, latencies, strict=True)]
     return Measurement(total, tuple(rows), spread)
 

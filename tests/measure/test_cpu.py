@@ -18,7 +18,8 @@ from graphopt.errors import ConfigError
 from graphopt.ir.graph import Graph
 from graphopt.measure.backend import Measurement, Refusal
 from graphopt.measure.nets import random_net
-from graphopt.measure.onnxruntime_backend import OnnxRuntime, node_times
+from graphopt.measure.onnxruntime_backend import OnnxRuntime
+from graphopt.measure.onnxruntime_profile import node_times, without_notes
 from graphopt.measure.stopwatch import Stopwatch, typical
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.normalise import normalise
@@ -211,13 +212,35 @@ def test_the_typical_time_forgets_what_was_disturbed() -> None:
     assert typical([7]) == 7
 
 
-def test_node_times_leave_out_warm_runs_and_what_is_no_node() -> None:
+def test_node_times_are_means_over_the_faster_runs_behind_the_warm_ones() -> None:
     def event(name: str, dur: int, cat: str = "Node") -> dict[str, object]:
         return {"cat": cat, "name": name, "dur": dur}
 
-    events = [event("0_kernel_time", dur) for dur in (500, 400, 10, 12, 90)]
-    events += [event("1_kernel_time", 3), event("model_run", 7, "Session"), event("0_fence_before", 9)]
-    assert node_times(json.loads(json.dumps(events))) == {
-        "0": 11.5,
-        "1": 3.5,
-    }  # the profile cuts off half a microsecond
+    # two warm runs, then four: in the third the processor was taken away
+    runs = [(500, 9), (400, 9), (10, 4), (12, 3), (90, 3), (11, 90)]
+    events = [event(f"{node}_kernel_time", dur) for run in runs for node, dur in enumerate(run)]
+    events += [event("model_run", 7, "Session"), event("0_fence_before", 9)]
+    # the profile cuts off half a microsecond
+    assert node_times(json.loads(json.dumps(events)), 2) == {"0": 11.5, "1": 4.0}
+    assert node_times([], 2) == {}
+
+
+def test_what_profiling_costs_is_taken_from_each_node() -> None:
+    nodes = np.array([1, 1, 2])
+    true = np.array([100.0, 1.0, 9.0])
+    assert without_notes(true + 2.5 * nodes, nodes, true.sum(), 2.0) == pytest.approx(true)
+    # no net's profile costs less than the chain's or far more; what cannot be is spread over all kernels
+    assert without_notes(2 * true, nodes, true.sum(), 0.0) == pytest.approx(true)
+    assert without_notes(np.array([50.0, 2.1]), np.array([1, 1]), 50.0, 2.0).sum() == pytest.approx(50.0)
+
+
+def test_profiling_adds_no_time_to_small_nodes(tmp_path: Path) -> None:
+    """Twenty small nodes beside a large one: told to take three microseconds each, they take less than one."""
+    small = "  ".join(f"t{i + 1} = {('Neg', 'Exp')[i % 2]}(t{i})" for i in range(20))
+    graph = net(f"t0 = GlobalAveragePool(x)  {small}  c = Conv<pads=[3,3,3,3]>(x, w)  y = Add(c, t20)",
+                tmp_path, w=(16, 16, 7, 7))  # fmt: skip
+    found = OnnxRuntime(nominal_us=100.0, seconds=0.02).measure([graph])[0]
+    assert isinstance(found, Measurement)
+    took = [row.latency_us for row in found.rows if graph.producer(row.tensors[0]).op_type in ("Neg", "Exp")]
+    assert len(took) == 20
+    assert np.median(took) < 1.2
