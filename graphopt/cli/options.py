@@ -284,7 +284,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
         "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",
-        "cache", "verify", "importance", "repair_steps", "search", "certify", "op_order",
+        "cache", "verify", "importance", "repair_steps", "search", "certify", "op_order", "fit_memory",
     ):  # fmt: skip
         if values.get(name) not in (None, ()):
             given[name] = values[name]

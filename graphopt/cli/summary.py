@@ -12,6 +12,7 @@ from graphopt.report import format as f
 from graphopt.report.sentences import (
     capacity_sentence,
     certificate_sentence,
+    fit_sentence,
     meaning,
     order_sentence,
     uncertainty_sentence,
@@ -50,6 +51,8 @@ def summary(result: OptimizeResult, *, plan_file: str | None, report_file: str |
         yield f"capacity kept  {capacity_sentence(result)}"
         yield f"kernels        {_kernels(*result.estimates)}"
         yield f"safety         {result.safety} ({meaning(result)})"
+    if result.fit is not None:
+        yield f"memory         {fit_sentence(result.fit)}"
     if result.order is not None:
         yield f"op order       {order_sentence(result.order)}"
     if result.certificate is not None:

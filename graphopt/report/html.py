@@ -12,6 +12,7 @@ from graphopt.report.parts import badge, section, table
 from graphopt.report.sentences import (
     capacity_sentence,
     certificate_sentence,
+    fit_sentence,
     meaning,
     order_sentence,
     uncertainty_sentence,
@@ -93,6 +94,8 @@ def _tiles(result: OptimizeResult) -> str:
     )
     if known := uncertainty_sentence(after):
         capacity += f" After: {safe(known)}."
+    if result.fit is not None:
+        capacity += f" Memory {safe(fit_sentence(result.fit))}."
     if result.order is not None:
         capacity += f" Ops in order {safe(order_sentence(result.order))}."
     if result.certificate is not None:

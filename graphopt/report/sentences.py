@@ -12,7 +12,7 @@ from graphopt.report import format as f
 
 if TYPE_CHECKING:
     from graphopt.cost.estimate import Estimate
-    from graphopt.results import OptimizeResult, OrderView
+    from graphopt.results import MemoryFit, OptimizeResult, OrderView
     from graphopt.search.strategy import Certificate
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
@@ -33,6 +33,18 @@ def order_sentence(order: OrderView) -> str:
         alone = "by memory"
     bound = "" if order.bound_bytes == order.bytes else f" than {f.size(order.bound_bytes)}"
     return f"{alone}; no order of the result needs less{bound}"
+
+
+def fit_sentence(fit: MemoryFit) -> str:
+    """How a model fits into memory, and what the memory is."""
+    parts = [
+        f"{f.size(split.total_bytes)} ({f.size(split.parameter_bytes)} of parameters + {f.size(split.peak_bytes)} of "
+        "peak activations)"
+        for split in (fit.before, fit.after)
+    ]
+    spare = abs(fit.spare_bytes)
+    verdict = f"fits with {f.size(spare)} to spare" if fit.spare_bytes >= 0 else f"misses by {f.size(spare)}"
+    return f"{parts[0]} -> {parts[1]}; {verdict} of {f.size(fit.bound_bytes)}"
 
 
 def meaning(result: OptimizeResult) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphopt.cost.estimate import Estimate
-from graphopt.results import FrontPoint, OptimizeResult, ScanResult, ZooRow
+from graphopt.results import FrontPoint, MemoryFit, OptimizeResult, ScanResult, ZooRow
 from graphopt.verification import Verification
 
 if TYPE_CHECKING:
@@ -103,7 +103,17 @@ def optimize_values(result: OptimizeResult) -> dict[str, Any]:
         "evaluations": result.evaluations,
         "certificate": None if result.certificate is None else certificate_values(result.certificate),
         "op_order": None if result.order is None else clean(result.order),
+        "fit": None if result.fit is None else fit_values(result.fit),
     }
+
+
+def fit_values(fit: MemoryFit) -> dict[str, Any]:
+    """``bound_bytes``, ``spare_bytes`` (negative: it does not fit), and ``before`` and ``after``: ``parameter_bytes``,
+    ``peak_bytes`` and ``total_bytes``."""
+    values: dict[str, Any] = clean(fit)
+    for name, split in (("before", fit.before), ("after", fit.after)):
+        values[name]["total_bytes"] = split.total_bytes
+    return values | {"spare_bytes": fit.spare_bytes}
 
 
 def finetune_values(result: FinetuneResult) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The articles' curated search space: a handful of sizes that suit the chip for every layer (AOWS searches 20 % to 150 %
 of the original, in steps). A search for latency alone would cut every width to the smallest, so these are on offer only
-where something prices what is lost: a drift budget.
+where something prices what is lost: a drift budget, a memory to fit into, a front.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CurateWidths:
     def offer(self, group: ChannelGroup, params: CurateParams) -> WidthOffer | Refusal:
         """Offer the multiples within the range that the group can take."""
         if not params.enabled:
-            return Refusal(group.id, "needs a drift budget: --max-drift with --calibration")
+            return Refusal(group.id, "needs something that prices what is lost: --max-drift (with --calibration), --fit-memory or --pareto")
         fixed_below = why_not_cut(group)
         steps = range(params.multiple, int(params.largest * group.size) + 1, params.multiple)
         offered = tuple(

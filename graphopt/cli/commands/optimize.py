@@ -21,7 +21,7 @@ from graphopt.cli import options as o
         keys=(
             "outcome, reason, model, output, plan_file, report_file, safety, plan_digest, before, after, "
             "capacity_kept, importance, changes, front, verification, drift, repaired, refined, evaluation, refusals, "
-            "notes, evaluations, certificate, op_order (what does not apply is null)"
+            "notes, evaluations, certificate, op_order, fit (what does not apply is null)"
         ),
     ),
 )
@@ -29,6 +29,12 @@ from graphopt.cli import options as o
 @click.option("-o", "--output", type=click.Path(), metavar="OUT", help="[default: <model>.<target>.onnx, here]")
 @click.option("--plan-out", type=click.Path(), metavar="FILE", help="[default: <OUT without .onnx>.plan.toml]")
 @o.force_option
+@click.option(
+    "--fit-memory", type=o.Amount(), metavar="SIZE",
+    help="Fit parameters and peak activations together into SIZE, as 256KB (in the target's precision), with the least "
+    "loss first (measured drift with --calibration, else capacity) and latency next. Widths are chosen from the "
+    "curated ones, or from --depth-multiplier's.",
+)  # fmt: skip
 @o.job_options
 @o.delivery_options
 def command(
