@@ -8,7 +8,6 @@ or pixels and goes on counting. Anything else (learned positions, a list of anch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -78,10 +77,10 @@ def _grid(sizes: Sizes, rows: Array, count: int, length: int) -> Array | None:
     steps, starts = step[moving], start[moving]
     places = np.arange(length).reshape(-1, *(1,) * (exact.ndim - 1))
     if np.allclose(steps * count, 1.0, rtol=1e-4):
-        if not (np.allclose(starts, steps / 2, rtol=1e-3) or np.allclose(starts, 0.0)):
-            return None
-        ratio = np.where(moving, count / length, 1.0)
-        return np.asarray(start * ratio + step * ratio * places)
+        for offset in (0.0, 0.5):
+            if np.allclose(starts * count, offset, atol=1e-3):
+                return np.where(moving, (places + offset) / length, start)
+        return None
     inputs = {dim for name in sizes.graph.inputs for dim in sizes.graph.static_shape(name) or ()}
     pixels = {dim // count for dim in inputs if dim % count == 0} | {1}
     if not any(np.allclose(steps, number) for number in pixels):
@@ -122,8 +121,3 @@ def fit_concat(sizes: Sizes, op: Op) -> Op:
         if any(length is not None for length in wanted) and len(sizes.new(tensor)) == len(new):
             op = fit_to(sizes, op, slot, wanted)
     return op
-
-
-def renamed(op: Op, slot: int, tensor: str) -> Op:
-    """``op`` with another tensor at ``slot``."""
-    return replace(op, inputs=(*op.inputs[:slot], tensor, *op.inputs[slot + 1 :]))

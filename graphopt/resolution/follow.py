@@ -27,6 +27,8 @@ def _conv(sizes: Sizes, op: Op) -> Op:
 
 def _check_window(sizes: Sizes, op: Op, kernel: Sequence[int]) -> None:
     """A window larger than the padded map: ONNX's inference rounds that up to one position, and no runtime takes it."""
+    if op.attribute("ceil_mode", 0):
+        return
     after = sizes.static(op.inputs[0])[2:]
     reach = [
         dilation * (side - 1) + 1 for side, dilation in zip(kernel, per_axis(op, "dilations", len(kernel)), strict=True)

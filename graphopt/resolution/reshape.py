@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 from graphopt.ir.op import Op
 from graphopt.resolution.state import Sizes, refuse
@@ -18,7 +19,7 @@ def follow_reshape(sizes: Sizes, op: Op) -> Op:
     """Return the op with its target at the new size. Raises ``SizeMisfit`` where that cannot be told."""
     before, after = sizes.old(op.inputs[0]), sizes.static(op.inputs[0])
     shape = sizes.old(op.outputs[0])
-    made = list(_new_dims(op, before, after, shape))
+    made = list(_new_dims(sizes, op, before, after, shape))
     by_input = bool(op.input(1))
     target = sizes.ints(op.input(1)) if by_input else list(op.attribute("shape") or ())
     if target is None:
@@ -37,7 +38,9 @@ def _entry(op: Op, place: int, entry: int, made: list[int], after: tuple[int, ..
     return made[place]
 
 
-def _new_dims(op: Op, before: tuple[int, ...], after: tuple[int, ...], shape: tuple[int, ...]) -> Iterator[int]:
+def _new_dims(
+    sizes: Sizes, op: Op, before: tuple[int, ...], after: tuple[int, ...], shape: tuple[int, ...]
+) -> Iterator[int]:
     for (low, high), (first, last) in _groups(before, shape):
         old, new, outs = before[low:high], after[low:high], shape[first:last]
         if old == new:
@@ -45,21 +48,30 @@ def _new_dims(op: Op, before: tuple[int, ...], after: tuple[int, ...], shape: tu
         elif outs == old:
             yield from new
         else:
-            yield from _taken_up(op, old, new, outs)
+            yield from _taken_up(sizes, op, old, new, outs)
 
 
-def _taken_up(op: Op, old: tuple[int, ...], new: tuple[int, ...], outs: tuple[int, ...]) -> tuple[int, ...]:
-    """The numbers of one group at the new size: the one that can takes up the change."""
-    total = math.prod(new)
-    found = set()
-    for i in _free(old, new, outs):
+def _taken_up(
+    sizes: Sizes, op: Op, old: tuple[int, ...], new: tuple[int, ...], outs: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The numbers of one group at the new size.
+
+    One takes up the change if it is the only one that can move; two neighbours do if they are a map's height and width
+    met before; else the largest does if it can, the others being blocks of a fixed size (windows, pixel shuffles).
+    """
+    total, free = math.prod(new), list(_free(old, new, outs))
+    for i, j in pairwise(free):
+        known = sizes.seen.get((outs[i], outs[j]), set()) if j == i + 1 else set()
+        if len(known) == 1:
+            made = (*outs[:i], *next(iter(known)), *outs[j + 1 :])
+            if math.prod(made) == total:
+                return made
+    for i in free:
         rest = math.prod(outs[:i] + outs[i + 1 :])
-        if rest and total % rest == 0:
-            found.add((*outs[:i], total // rest, *outs[i + 1 :]))
-    if len(found) == 1:
-        return found.pop()
-    reason = "none of its numbers can" if not found else "more than one of its numbers could"
-    refuse(op, f"{_product(old)} became {_product(new)}, and of {_product(outs) or 'nothing'} {reason} take that up")
+        if all(outs[i] > outs[j] for j in free if j != i) and rest and total % rest == 0:
+            return (*outs[:i], total // rest, *outs[i + 1 :])
+    refuse(op, f"{_product(old)} became {_product(new)}, and it cannot be told how {_product(outs) or 'nothing'} takes "
+           "that up")  # fmt: skip
 
 
 def _free(old: tuple[int, ...], new: tuple[int, ...], outs: tuple[int, ...]) -> Iterator[int]:
