@@ -40,6 +40,7 @@ ALLOWED_LOSS = 0.005
 MEMORY_SHARE = 0.53
 """The article's classifier lost 47 % of its size and of its activations."""
 
+STEPS = ("original", "tune", "measure", "show")
 SEGMENTER_MULTIPLIERS = (0.875, 0.75, 0.625, 0.5625, 0.4375)
 
 
@@ -127,18 +128,21 @@ class Benchmark:
     def tune(self, task: Task, target: str, variant: Variant) -> None:
         """Optimise, fine-tune and judge: multipliers in turn until one keeps the metric on the validation images."""
         key = f"{task.name}|{target}|{variant.name}"
-        known = self.results.read()
-        if "chosen" in known.get(key, {}):
+        entry = self.results.read().get(key, {})
+        if "chosen" in entry:
             return
-        original = known[f"{task.name}|original"]
-        wanted = max(original[state]["validation"][task.metric] for state in ("original", "tuned")) - ALLOWED_LOSS
-        attempts: dict[str, Any] = known.get(key, {}).get("attempts", {})
+        attempts: dict[str, Any] = entry.get("attempts", {})
         multipliers: tuple[float | None, ...] = variant.multipliers or (None,)
         for multiplier in multipliers if task.name != "classifier" else (None,):
             label = str(multiplier)
             if label not in attempts:
                 attempts[label] = self._attempt(task, target, variant, multiplier)
                 self.results.put(key, {"attempts": attempts})
+            original = self.results.read().get(f"{task.name}|original")
+            if original is None:
+                print(f"{key}: no choice before the original is judged (--only original); then run this again")
+                return
+            wanted = max(original[state]["validation"][task.metric] for state in ("original", "tuned")) - ALLOWED_LOSS
             if attempts[label]["tuned"]["validation"][task.metric] >= wanted:
                 break
         self.results.put(key, {"chosen": label, "worse": worse_blocks(task, target)})
@@ -223,7 +227,7 @@ def main() -> None:
         "--target", nargs="+", default=list(ARTICLE_TARGETS), help="for the detector; the others: the first"
     )
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--only", nargs="+", choices=("tune", "measure", "show"), default=["tune", "measure", "show"])
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--variant", nargs="+", default=[""], help="beginnings of the variants' names; all by default")
     parser.add_argument("--results", type=Path, default=Path("articles.json"))
     parser.add_argument("--models", type=Path, default=Path("articles"), help="folder for the models made")
@@ -235,10 +239,11 @@ def main() -> None:
     given.models.mkdir(parents=True, exist_ok=True)
     samples = given.samples // 10 if given.quick else given.samples
     job = Benchmark(Results(given.results), given.models, samples, given.epochs)
-    for name in given.task if {"tune", "measure"} & set(given.only) else ():
+    for name in given.task if set(given.only) - {"show"} else ():
         task = TASKS[name]()
-        if "tune" in given.only:
+        if "original" in given.only:
             job.tune_original(task)
+        if "tune" in given.only:
             for target in given.target if name == "detector" else given.target[:1]:
                 for variant in variants(task, target):
                     if variant.name.startswith(tuple(given.variant)):
