@@ -108,7 +108,7 @@ def optimize(
         best: tuple[Draft, OptimizeResult] | None = None
         for subject in subjects:
             draft, result = _searched(Job(model, options, subject=subject), progress)
-            if best is None or _rank(draft, result) < _rank(*best):
+            if best is None or _is_better((draft, result), best):
                 best = draft, result
             if is_bounded(options) and result.outcome != "failed":
                 break
@@ -117,9 +117,13 @@ def optimize(
         return result if result.outcome == "failed" else deliver(draft, result, output)
 
 
-def _rank(draft: Draft, result: OptimizeResult) -> tuple[bool, float]:
-    """What is better: to keep the bounds, then the objective."""
-    return result.outcome == "failed", merit(draft, draft.job.options)
+def _is_better(new: tuple[Draft, OptimizeResult], old: tuple[Draft, OptimizeResult]) -> bool:
+    """Whether ``new``, at a smaller image size, is the better answer: where ``old`` misses a bound, or by the
+    objective."""
+    if "failed" in (new[1].outcome, old[1].outcome):
+        return old[1].outcome == "failed"
+    options = new[0].job.options
+    return merit(new[0], options) < merit(old[0], options)
 
 
 def _searched(job: Job, progress: Progress | None) -> tuple[Draft, OptimizeResult]:

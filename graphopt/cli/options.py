@@ -16,6 +16,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "t": 10**12}
+_SIZE = re.compile(r"\s*([0-9]{1,6})(?:x([0-9]{1,6}))?\s*", re.ASCII)
+MAX_SIDE = 1 << 14
+"""Pixels of an image's side at most."""
+
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
@@ -90,6 +94,28 @@ class ObjectiveText(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
+class ImageSizes(click.ParamType):  # type: ignore[type-arg]
+    """``320,256x192`` (square, or height x width), or the same for one input, ``NAME:320,256``."""
+
+    name = "[name:]size[,size...]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[tuple[int, int], ...]]:
+        """Parse the text. The name may hold colons: the last one counts."""
+        if isinstance(value, tuple):
+            return value
+        name, _, sizes = value.rpartition(":")
+        found = [_SIZE.fullmatch(size) for size in sizes.split(",")]
+        sides = tuple((int(one[1]), int(one[2] or one[1])) for one in found if one is not None)
+        if len(sides) != len(found) or any(not 1 <= side <= MAX_SIDE for size in sides for side in size):
+            self.fail(
+                f"'{value}' are no image sizes; write 320,256,224 or, height x width, 320x256, of pixels from 1 to "
+                f"{MAX_SIDE}, and NAME: in front where there are several image inputs", param, ctx,
+            )  # fmt: skip
+        return name, sides
+
+
 class PositiveNumber(click.ParamType):  # type: ignore[type-arg]
     """A finite number over 0 (`FloatRange` lets ``nan`` pass, which no comparison ever bounds)."""
 
@@ -135,6 +161,12 @@ force_option = click.option("-f", "--force", is_flag=True, help="Replace files t
 shape_option = click.option(
     "--input-shape", "input_shapes", type=InputShape(), multiple=True, metavar="NAME:DIMS",
     help="Concrete shape of a dynamic input, as x:1,3,224,224. Repeatable.",
+)  # fmt: skip
+resolutions_option = click.option(
+    "--resolutions", type=ImageSizes(), multiple=True, metavar="[NAME:]N|HxW[,...]",
+    help="Image sizes to choose from, in pixels, as 320,256,224x192 (needs --allow retrain). Of several, the largest "
+    "that keeps the --max-... bounds is taken (without a bound the objective decides). NAME: where image inputs "
+    "differ; repeatable, the first sizes of all go together [default: the model's own].",
 )  # fmt: skip
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the search and made-up inputs.")
 data_options = stacked(
@@ -260,6 +292,7 @@ job_options = stacked(
     target_option,
     allow_option(None),
     rule_options,
+    resolutions_option,
     search_options,
     drift_options,
     seed_option,
@@ -288,4 +321,6 @@ def make_options(values: Mapping[str, Any]) -> Options:
     ):  # fmt: skip
         if values.get(name) not in (None, ()):
             given[name] = values[name]
-    return Options(input_shapes=dict(values.get("input_shapes") or ()), **given)
+    return Options(
+        input_shapes=dict(values.get("input_shapes") or ()), resolutions=dict(values.get("resolutions") or ()), **given
+    )

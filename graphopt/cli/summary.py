@@ -15,6 +15,7 @@ from graphopt.report.sentences import (
     fit_sentence,
     meaning,
     order_sentence,
+    resolution_sentences,
     uncertainty_sentence,
 )
 
@@ -53,6 +54,9 @@ def summary(result: OptimizeResult, *, plan_file: str | None, report_file: str |
         yield f"safety         {result.safety} ({meaning(result)})"
     if result.fit is not None:
         yield f"memory         {fit_sentence(result.fit)}"
+    if result.resolution is not None:
+        for number, sentence in enumerate(resolution_sentences(result.resolution)):
+            yield f"{'' if number else 'resolution':<14} {cell(sentence)}"
     if result.order is not None:
         yield f"op order       {order_sentence(result.order)}"
     if result.certificate is not None:

@@ -15,6 +15,7 @@ from graphopt.report.sentences import (
     fit_sentence,
     meaning,
     order_sentence,
+    resolution_sentences,
     uncertainty_sentence,
 )
 from graphopt.report.style import STYLE
@@ -96,6 +97,8 @@ def _tiles(result: OptimizeResult) -> str:
         capacity += f" After: {safe(known)}."
     if result.fit is not None:
         capacity += f" Memory {safe(fit_sentence(result.fit))}."
+    if result.resolution is not None:
+        capacity += "".join(f" {safe(sentence)}." for sentence in resolution_sentences(result.resolution))
     if result.order is not None:
         capacity += f" Ops in order {safe(order_sentence(result.order))}."
     if result.certificate is not None:

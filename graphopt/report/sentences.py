@@ -12,6 +12,7 @@ from graphopt.report import format as f
 
 if TYPE_CHECKING:
     from graphopt.cost.estimate import Estimate
+    from graphopt.resolution.model import Resolution, ShapeChange
     from graphopt.results import MemoryFit, OptimizeResult, OrderView
     from graphopt.search.strategy import Certificate
     from graphopt.verification.drift import Drift
@@ -90,6 +91,28 @@ def certificate_sentence(certificate: Certificate) -> str:
         shown = "{:.4g} of the original's".format
     percent = math.ceil(1e4 * certificate.gap - 1e-6) / 100  # upwards: it is a promise
     return f"at most {percent:.2f} % (certified: no plan is under {shown(certificate.bound)}{reason})"
+
+
+def resolution_sentences(resolution: Resolution) -> Iterator[str]:
+    """What another input size did to the interface, and what was seen of it."""
+    inputs = ", ".join(map(_moved, resolution.inputs))
+    followed = f"; constants of {f.plural(resolution.constants, 'op')} followed" if resolution.constants else ""
+    left = " (the file leaves the size open)" if resolution.open else ""
+    yield f"{inputs}{left}{followed}"
+    moved = [change for change in resolution.outputs if change.before != change.after]
+    if moved:
+        yield f"output {', '.join(map(_moved, moved))}: what reads it has to follow"
+    else:
+        yield "the outputs keep their shapes"
+    run = "it runs" if resolution.finite else "it runs, and not all of its outputs are finite"
+    yield f"{run}; verified against the untouched model at this size; costs and metric before are at its own size"
+
+
+def _moved(change: ShapeChange) -> str:
+    before, after = (
+        "x".join("?" if dim is None else str(dim) for dim in shape) for shape in (change.before, change.after)
+    )
+    return f"{change.name} {before} -> {after}"
 
 
 def drift_sentence(drift: Drift) -> str:

@@ -104,6 +104,7 @@ def optimize_values(result: OptimizeResult) -> dict[str, Any]:
         "certificate": None if result.certificate is None else certificate_values(result.certificate),
         "op_order": None if result.order is None else clean(result.order),
         "fit": None if result.fit is None else fit_values(result.fit),
+        "resolution": None if result.resolution is None else clean(result.resolution),
     }
 
 

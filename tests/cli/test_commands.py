@@ -64,7 +64,7 @@ def test_optimize_json_has_its_keys_and_the_plan_replays(run, small_model: Path,
     assert set(values) == {
         "outcome", "reason", "model", "output", "plan_file", "report_file", "safety", "plan_digest", "before", "after",
         "capacity_kept", "importance", "changes", "front", "verification", "drift", "repaired", "refined", "evaluation",
-        "refusals", "notes", "evaluations", "certificate",
+        "refusals", "notes", "evaluations", "certificate", "op_order", "fit", "resolution",
     }  # fmt: skip
     assert values["outcome"] == "optimized"
     assert [values[key] for key in ("drift", "repaired", "refined", "evaluation")] == [None] * 4

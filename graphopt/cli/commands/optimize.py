@@ -21,7 +21,8 @@ from graphopt.cli import options as o
         keys=(
             "outcome, reason, model, output, plan_file, report_file, safety, plan_digest, before, after, "
             "capacity_kept, importance, changes, front, verification, drift, repaired, refined, evaluation, refusals, "
-            "notes, evaluations, certificate, op_order, fit (what does not apply is null)"
+            "notes, evaluations, certificate, op_order, fit, resolution: {inputs: [{name, before, after}], outputs, "
+            "constants, open, finite} (what does not apply is null)"
         ),
     ),
 )

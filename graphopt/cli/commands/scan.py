@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @o.target_option
 @o.allow_option("exact")
 @o.rule_options
+@o.resolutions_option
 @o.shape_option
 @o.answer_options
 def command(model: str, output: str | None, force: bool, as_json: bool, **values: Any) -> int:
