@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from graphopt.resolution.sizes import Shapes, near_sizes, show_shapes
 from graphopt.resolution.state import SizeMisfit
 from graphopt.resolution.walk import resized
 from graphopt.verification import sample_inputs
+
+MAX_ELEMENTS = 1 << 25
+"""Values of one input at most (about 3300 x 3300 pixels in colour): the model is run once to see that it runs."""
 
 _TIMEOUT_S = 300.0
 
@@ -79,6 +83,11 @@ def at_size(original: Graph, shapes: Shapes, folder: Path) -> SizedModel:
     Raises:
         SizeMisfit: when the model cannot have that size: the op, the reason and what would work, in one line.
     """
+    for name, shape in shapes.items():
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise SizeMisfit(
+                f"{show_shapes(original, shapes)}: input {name!r} may have {MAX_ELEMENTS:,} values at most"
+            )
     try:
         patch = resized(original, shapes)
     except SizeMisfit as error:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
             "op_types, inputs, outputs, latency_us, macs, parameter_bytes, dram_bytes, bound, uncertainty, "
             "extrapolates}]; with --measure also measurement: {kind "
             '("measurement"), backend, tool, reason, latency_us, spread, energy_uj, estimate_error, kernels: [{keys, '
-            "latency_us, estimate_us}]}"
+            "latency_us, estimate_us}]}; with --resolutions also resolutions: the same numbers for each size, with "
+            "inputs: shapes by name"
         ),
     ),
 )
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     metavar="TEXT",
     help="Device of the backend: an accelerator (ethos-u55-256), an execution provider, a command with {model}.",
 )
+@click.option(
+    "--resolutions", type=o.ImageSizes(), multiple=True, metavar="[NAME:]N|HxW[,...]",
+    help="The estimate at other image sizes, too, as 320,256,224x192 (height x width, in pixels).",
+)  # fmt: skip
 @o.shape_option
 @o.json_option
 @o.debug_option
@@ -76,6 +81,9 @@ def command(
 
     if not measure and (backend is not None or config):
         raise click.UsageError("--backend and --config say what measures: add --measure")
+    resolutions = dict(values["resolutions"])
+    if resolutions and (measure or per_kernel):
+        raise click.UsageError("--resolutions compares whole models: leave --measure and --per-kernel out")
     shapes: Mapping[str, tuple[int, ...]] = dict(values["input_shapes"])
     subject = open_subject(model, target or DEFAULT_TARGET, input_shapes=shapes)
     found = subject.before
@@ -85,20 +93,52 @@ def command(
 
         beside = measure_file(subject.path, choose(subject.target, backend, config), shapes)
     groups = _groups(subject, beside)
+    sized = _at_sizes(subject, resolutions) if resolutions else ()
     if as_json:
         answer = {"model": model} | estimate_values(found, kernels=per_kernel)
         if beside is not None:
             answer["measurement"] = _values(found, beside, groups if per_kernel else ())
+        if resolutions:
+            answer["resolutions"] = [{"inputs": shapes} | estimate_values(one) for shapes, one in sized]
         print_json(answer)
     else:
         if per_kernel:
             show(_kernels(found, groups))
         show(estimates(found))
+        if sized:
+            show(_sizes(found, sized))
         if known := uncertainty_sentence(found):
             show(known)
         if beside is not None:
             show(*_lines(found, beside))
     return EXIT_NO if beside is not None and _measurement(beside) is None else 0
+
+
+def _at_sizes(
+    subject: Subject, resolutions: Mapping[str, tuple[tuple[int, int], ...]]
+) -> tuple[tuple[dict[str, list[int]], Estimate], ...]:
+    """Input shapes and estimate at each size."""
+    from graphopt.results import Options
+    from graphopt.sizing import sized_subjects
+
+    with sized_subjects(subject, Options(allow="retrain", resolutions=resolutions)) as subjects:
+        return tuple(({name: list(shape) for name, shape in one.input_shapes.items()}, one.before) for one in subjects)
+
+
+def _sizes(own: Estimate, sized: Sequence[tuple[dict[str, list[int]], Estimate]]) -> Table:
+    """One row for each size."""
+    from graphopt.cli.output import cell, table
+    from graphopt.report import format as f
+
+    numbers = ("latency", "change", "peak activation memory", "MACs", "DRAM traffic")
+    made = table("input", *numbers, right=numbers)
+    for shapes, one in sized:
+        made.add_row(
+            cell(", ".join(f.shape(tuple(shape)) for shape in shapes.values())), f.latency(one.latency_us),
+            f.change(own.latency_us, one.latency_us), f.size(one.peak_activation_bytes), f.number(one.macs),
+            f.size(one.dram_bytes),
+        )  # fmt: skip
+    return made
 
 
 def _measurement(beside: Beside) -> Measurement | None:
