@@ -186,7 +186,9 @@ def test_an_interruption_keeps_what_is_finished(zoo: Path, tmp_path: Path, monke
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_control_c_on_the_command_line(zoo: Path, tmp_path: Path) -> None:
-    code = "from graphopt.cli import main; main()"
+    # a shell that runs the tests in the background has them ignore the signal, and that is inherited
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; from graphopt.cli import main; main()"
     command = [sys.executable, "-c", code, "zoo", str(zoo), "-o", str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         while not (tmp_path / "out" / "graphopt-zoo.json").exists():
