@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Final, cast
@@ -17,17 +18,27 @@ BUNDLED: Final = ("onnxruntime", "totals", "vela")
 _COMPUTES: Final = frozenset({"vela"})
 """Backends whose answer does not depend on what else the machine does."""
 
+FITTING: Final[Mapping[str, str]] = {"lightgbm": "LightGBM", "scipy": "SciPy"}
+"""Modules that fitting needs, and their packages."""
+
+BASELINES: Final[Mapping[str, str]] = {"sklearn": "scikit-learn"}
+"""What the baselines of an evaluation need beside them."""
+
 _NOMINAL: Final = re.compile(r"reference (\d+(?:\.\d+)?) us")
 
 
-def check_installed() -> None:
-    """Make sure, before hours of measuring, that what fits afterwards is there.
+def check_installed(packages: Mapping[str, str]) -> None:
+    """Make sure, before hours of measuring, that what is needed afterwards is there.
+
+    Args:
+        packages: `FITTING` or `BASELINES`.
 
     Raises:
-        ConfigError: when it is not.
+        ConfigError: when one is not.
     """
-    if find_spec("sklearn") is None:
-        raise ConfigError("fitting needs scikit-learn: pip install 'graphopt[measure]'")
+    for module, package in packages.items():
+        if find_spec(module) is None:
+            raise ConfigError(f"{package} is needed and not installed: pip install 'graphopt[measure]'")
 
 
 @dataclass(frozen=True, slots=True)

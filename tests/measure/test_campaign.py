@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from graphopt.cli.app import app
 from graphopt.errors import ConfigError, ModelError
 from graphopt.measure import campaign as c
+from graphopt.measure import choice
 from graphopt.measure.backend import Measurement, Refusal, Row
 from graphopt.measure.choice import Choice
 from graphopt.measure.data import measured_kernels, measured_nets
@@ -40,6 +41,20 @@ def filled(folder: Path, keys: list[str]) -> Journal:
         graph = make_graph(key)
         journal.append(Entry(key, fingerprint(graph), device.measure([graph])[0]))
     return journal
+
+
+def test_what_fitting_needs_is_looked_for_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for missing, command in (
+        ("LightGBM", ["run", "--backend", "vela", "--config", "ethos-u55-128", "-o", str(tmp_path / "t.toml")]),
+        ("scikit-learn", ["evaluate", "ethos-u55-128"]),
+    ):
+        monkeypatch.setattr(choice, "find_spec", lambda _: None)
+        done = CliRunner().invoke(app, ["measure", *command, "--journal", str(tmp_path / "journal")])
+        assert done.exit_code == 2
+        assert f"{missing} is needed" in done.stderr
+    assert not (tmp_path / "journal").exists()
 
 
 def test_a_process_that_dies_costs_one_net(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def run(
     from graphopt.cli.progress import progress_bar
     from graphopt.errors import ConfigError
     from graphopt.measure import campaign as c
-    from graphopt.measure.choice import BUNDLED, Choice, check_installed
+    from graphopt.measure.choice import BUNDLED, FITTING, Choice, check_installed
     from graphopt.measure.target_file import estimator_name, source_path, write_target
     from graphopt.report import format as f
     from graphopt.targets.target import load_target
@@ -106,7 +106,7 @@ def run(
         refuse_existing(path, force=force)
     base = target or _base(backend, config)
     plan = c.Campaign(Choice(backend, config), load_target(base), **values)
-    check_installed()
+    check_installed(FITTING)
     kept = c.open_journal(Path(journal), plan)
     reused = len(kept)
     if reused and not as_json:
@@ -159,6 +159,7 @@ def evaluate(target: str, scatter: str | None, force: bool, as_json: bool, **val
     from graphopt.cli.output import print_json, refuse_existing, show
     from graphopt.cli.progress import progress_bar
     from graphopt.errors import ConfigError
+    from graphopt.measure.choice import BASELINES, check_installed
     from graphopt.measure.examine import Examination, examine
     from graphopt.measure.spec import NetFile
     from graphopt.outputs import write_text
@@ -183,6 +184,8 @@ def evaluate(target: str, scatter: str | None, force: bool, as_json: bool, **val
         max_spread=values["max_spread"],
         jobs=values["jobs"],
     )
+    if plan.baselines:
+        check_installed(BASELINES)
     with progress_bar(visible=not as_json) as update:
         found = examine(plan, update)
     if scatter is not None:
