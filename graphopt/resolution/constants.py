@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphopt.ir.op import Array, Op
-from graphopt.resolution.state import Sizes, refuse
+from graphopt.resolution.state import Sizes, refuse, refuse_misfit
 
 _CLOSE = 1e-5
 _SHAPED = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
@@ -37,7 +37,7 @@ def fit_to(sizes: Sizes, op: Op, slot: int, wanted: Sequence[int | None]) -> Op:
         return sizes.put_weight(op, slot, np.ascontiguousarray(values))
     maker = sizes.graph.producer(tensor)
     if maker is None or maker.op_type not in _SHAPED or tensor in sizes.shapes:
-        refuse(op, f"it joins maps whose sizes part: {tensor!r} does not follow the input")
+        refuse_misfit(sizes, op)
     have = sizes.old(tensor)
     told = sizes.ints(maker.inputs[_SHAPED[maker.op_type]]) or []
     place = len(have) - len(told)

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from graphopt.ir.op import Array, Dim, Op, Shape
 from graphopt.onnx_io.nodes import to_node
-from graphopt.resolution.state import VALUE_LIMIT, Sizes, refuse
+from graphopt.resolution.state import VALUE_LIMIT, Sizes, refuse, refuse_misfit
 
 _VALUED = frozenset(
     {
@@ -51,8 +51,7 @@ def infer(sizes: Sizes, op: Op, opsets: Mapping[str, int]) -> dict[str, Shape]:
             schema, _node(sizes, op, opsets), kinds, input_data=known, opset_imports=imports
         )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        shown = " and ".join(_shown(sizes.new(tensor)) for tensor in op.inputs if tensor)
-        refuse(op, f"what it reads no longer fits together: {shown}")
+        refuse_misfit(sizes, op)
     return {name: _shape(kind) for name, kind in found.items()}
 
 
@@ -103,7 +102,3 @@ def _shape(kind: Any) -> Shape:
     for dim in kind.tensor_type.shape.dim:
         dims.append(int(dim.dim_value) if dim.HasField("dim_value") else None)
     return tuple(dims)
-
-
-def _shown(shape: Shape) -> str:
-    return "x".join("?" if dim is None else str(dim) for dim in shape) or "a number"

@@ -136,3 +136,10 @@ class Sizes:
         self.ops[joined.key] = joined
         self.values[tensor] = np.asarray(wanted, np.int64)
         return op
+
+
+def refuse_misfit(sizes: Sizes, op: Op) -> NoReturn:
+    """Raise :class:`SizeMisfit`: the shapes that ``op`` reads part at the new size."""
+    shapes = (sizes.new(tensor) for tensor in op.inputs if tensor)
+    shown = " and ".join("x".join("?" if dim is None else str(dim) for dim in shape) or "a number" for shape in shapes)
+    refuse(op, f"what it reads no longer fits together: {shown}")
