@@ -24,7 +24,9 @@ class Net:
     def constant(self, values: np.ndarray | Sequence[int]) -> str:
         name = f"c{len(self.constants)}"
         array = np.asarray(values)
-        self.constants.append(numpy_helper.from_array(array if array.dtype != np.int_ else array.astype(np.int64), name))
+        self.constants.append(
+            numpy_helper.from_array(array if array.dtype != np.int_ else array.astype(np.int64), name)
+        )
         return name
 
     def op(self, op_type: str, *inputs: str, **attributes: object) -> str:

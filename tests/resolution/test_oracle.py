@@ -105,15 +105,15 @@ def compare(seeds: range, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tu
 
 
 def test_random_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared, followed, refused = compare(range(24), tmp_path, monkeypatch)
-    assert compared >= 8
-    assert followed >= 2
+    compared, followed, refused = compare(range(14), tmp_path, monkeypatch)
+    assert compared >= 6
+    assert followed >= 1
     assert refused == 0
 
 
 @pytest.mark.slow
 def test_many_random_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared, followed, refused = compare(range(24, 400), tmp_path, monkeypatch)
+    compared, followed, refused = compare(range(14, 400), tmp_path, monkeypatch)
     assert compared >= 100
     assert followed >= 20
     assert refused == 0

@@ -10,9 +10,8 @@ import pytest
 
 from graphopt.onnx_io.load import load
 from graphopt.resolution.model import at_size
-from graphopt.resolution.state import SizeMisfit
 from graphopt.verification.session import Session
-from tests.resolution.cases import FOLLOWING, Build, Net
+from tests.resolution.cases import FOLLOWING, Build
 
 
 def derived(model: onnx.ModelProto, shape: tuple[int, ...], folder: Path) -> Path:
