@@ -15,14 +15,14 @@ from graphopt.ir.op import Array, Op
 from graphopt.resolution.state import Sizes, refuse, refuse_misfit
 
 _CLOSE = 1e-5
-_SHAPED = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
-"""Ops that make a map out of nothing, and the input that says how large."""
+_TOLD = {"ConstantOfShape": 0, "Expand": 1, "Resize": 3}
+"""Ops that are told how large a map to make, and the input that says it."""
 
 
 def fit_to(sizes: Sizes, op: Op, slot: int, wanted: Sequence[int | None]) -> Op:
     """Return ``op`` with the constant at ``slot`` brought to the shape ``wanted`` (``None``: as it is).
 
-    It is a weight, or what an op makes of a shape alone.
+    It is a weight, or made by an op that is told its size.
 
     Raises:
         SizeMisfit: when its values belong to the model's own size.
@@ -36,17 +36,18 @@ def fit_to(sizes: Sizes, op: Op, slot: int, wanted: Sequence[int | None]) -> Op:
                 values = _along(sizes, op, values, axis, length)
         return sizes.put_weight(op, slot, np.ascontiguousarray(values))
     maker = sizes.graph.producer(tensor)
-    if maker is None or maker.op_type not in _SHAPED or tensor in sizes.shapes:
+    slot_told = -1 if maker is None else _TOLD.get(maker.op_type, -1)
+    told = sizes.ints(maker.input(slot_told)) if maker is not None and slot_told >= 0 else None
+    if maker is None or not told or tensor in sizes.shapes:
         refuse_misfit(sizes, op)
     have = sizes.old(tensor)
-    told = sizes.ints(maker.inputs[_SHAPED[maker.op_type]]) or []
     place = len(have) - len(told)
     new = [
         length if length is not None and length != have[axis] else told[axis - place]
         for axis, length in enumerate(wanted)
         if axis >= place
     ]
-    made = sizes.put_ints(sizes.op(maker), _SHAPED[maker.op_type], new)
+    made = sizes.put_ints(sizes.op(maker), slot_told, new)
     sizes.ops[made.key] = made
     sizes.shapes[tensor] = tuple(dim if length is None else length for dim, length in zip(have, wanted, strict=True))
     return op

@@ -80,16 +80,14 @@ def _resize(sizes: Sizes, op: Op) -> Op:
     stale = any(move and size == made[axis] for move, size, axis in zip(moved, told, axes, strict=True))
     if not stale:
         return op  # the model computes it, and it follows
-    wanted = list(told)
-    known = sizes.seen.get(tuple(made[2:]), set()) if len(made) == 4 else set()  # type: ignore[arg-type]
-    for i, axis in enumerate(axes):
-        if not moved[i]:
-            continue
-        if len(known) == 1 and axis >= 2:
-            (sides,) = known
-            wanted[i] = sides[axis - 2]
-        else:
-            wanted[i] = _in_proportion(op, made[axis], before[axis], after[axis])
+    known = sizes.seen.get((made[2], made[3]), set()) if len(made) == 4 else set()
+    if len(known) == 1:
+        met = (*made[:2], *next(iter(known)))
+        return sizes.put_ints(op, 3, [met[axis] for axis in axes])
+    wanted = [
+        _in_proportion(op, made[axis], before[axis], after[axis]) if move else size
+        for move, size, axis in zip(moved, told, axes, strict=True)
+    ]
     return sizes.put_ints(op, 3, wanted)
 
 

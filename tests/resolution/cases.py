@@ -116,6 +116,14 @@ def detector_rows(h: int, w: int) -> onnx.ModelProto:
     return net.model(net.op("Concat", *rows, axis=1))
 
 
+def wide_rows(h: int, w: int) -> onnx.ModelProto:
+    """Fewer rows than columns: 80 channels of a small map are 2 anchors of 40 numbers."""
+    net = Net(h, w)
+    x = net.conv(net.conv(net.conv("x", 3, 4, stride=2), 4, 4, stride=2), 4, 80, stride=2)
+    rows = _down(_down(_down(h))) * _down(_down(_down(w))) * 2
+    return net.model(net.op("Reshape", net.op("Transpose", x, perm=[0, 2, 3, 1]), net.constant([1, rows, 40])))
+
+
 def cell_grid(h: int, w: int) -> onnx.ModelProto:
     """A head that adds the number of the cell (YOLO)."""
     net = Net(h, w)
@@ -175,5 +183,5 @@ def attention(h: int, w: int) -> onnx.ModelProto:
 
 FOLLOWING: tuple[Build, ...] = (
     resize_to_sizes, resize_by_chain, view_by_chain, whole_pool, pixel_shuffle, detector_rows, cell_grid, unit_grid,
-    zeros_beside, gate_expanded, focus, attention,
+    wide_rows, zeros_beside, gate_expanded, focus, attention,
 )  # fmt: skip
