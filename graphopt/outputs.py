@@ -23,10 +23,13 @@ class Stage:
     output: Path | None
 
     def keep(self) -> None:
-        """Move everything to where it belongs: the data first, since the model points to it."""
+        """Move everything to where it belongs: models last, since they point to their data."""
         if self.output is None:
             return
-        for file in sorted(self.path.parent.iterdir(), key=lambda file: file.name == self.path.name):
+        for file in sorted(
+            self.path.parent.iterdir(),
+            key=lambda file: (file.suffix == ".onnx" or file.name == self.path.name, file.name),
+        ):
             os.replace(file, self.output.parent / file.name)
 
 

@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"draft"}),
     frozenset({"candidates", "loss", "sizing"}),
     frozenset({"fitting"}),
-    frozenset({"finetuning", "pipeline"}),
+    frozenset({"finetuning", "fronts", "pipeline"}),
     frozenset({"measure"}),
     frozenset({"zoo", "report"}),
     frozenset({"cli"}),

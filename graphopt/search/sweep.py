@@ -1,0 +1,183 @@
+"""The front between latency and one other quantity, drawn by a sweep of bounds.
+
+The ends come first: the fastest candidate, and the one with the least of the other quantity. Then, always in the widest
+gap, one of the two is bound half-way and the other minimised; a gap where neither finds anything new is closed, so a
+short front is drawn with few searches. Whatever a search met on its way counts.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.search.budget import Budget
+from graphopt.search.goal import TERMS, Quantity
+from graphopt.search.objective import Constraints, Scorer
+from graphopt.search.pareto import non_dominated
+from graphopt.search.run import run_search
+from graphopt.search.strategy import SearchName
+from graphopt.space.table import LATENCY, Candidates, CostTable
+
+STEPS = 48
+"""Searches at most."""
+
+Points = npt.NDArray[np.float64]
+"""Latency (us) and the other quantity, shape (points, 2)."""
+
+
+def sweep(
+    table: CostTable,
+    other: Quantity,
+    constraints: Constraints,
+    *,
+    strategy: SearchName = "local",
+    seed: int = 0,
+    budget: Budget | None = None,
+    steps: int = STEPS,
+) -> tuple[Candidates, int]:
+    """Return the candidates on the front, fastest first, shape (candidates, variables), and how many were priced.
+
+    The front is empty where no candidate keeps the constraints.
+
+    Args:
+        table: the priced space.
+        other: what is traded against latency.
+        constraints: what must hold besides.
+        strategy: what searches at each bound.
+        seed: of everything that is drawn.
+        budget: when to stop, all searches together.
+        steps: searches at most.
+    """
+    searches = _Searches(table, constraints, strategy, seed, budget or Budget(), steps)
+    fastest = searches.find("latency", constraints)
+    least = searches.find(f"{other}>latency", constraints)
+    if fastest is not None and least is not None:
+        _close_gaps(searches, table, other, fastest, least)
+    return front_of(table, other, np.array(searches.met), constraints), searches.spent
+
+
+def _close_gaps(searches: _Searches, table: CostTable, other: Quantity, fastest: Candidates, least: Candidates) -> None:
+    """Search between the ends until every gap is closed, or the searches are used up."""
+    rows = [fastest, least]
+    points = list(points_of(table, other, np.array(rows)))
+    span = np.maximum(np.abs(points[1] - points[0]), 1e-12)
+
+    def gap(left: int, right: int, axis: int) -> tuple[float, int, int, int]:
+        return -float(np.linalg.norm((points[right] - points[left]) / span)), left, right, axis
+
+    gaps = [gap(0, 1, 0)]
+    while gaps and not searches.are_used_up:
+        _, left, right, axis = heapq.heappop(gaps)
+        middle = float(points[left][axis] + points[right][axis]) / 2
+        if axis == 0:
+            row = searches.find(other, _bounded(searches.constraints, "latency", middle), rows[left])
+        else:
+            row = searches.find("latency", _bounded(searches.constraints, other, middle), rows[right])
+        point = None if row is None else points_of(table, other, row[None])[0]
+        if row is None or point is None or any(np.allclose(point, points[end], rtol=1e-6) for end in (left, right)):
+            if axis == 0:
+                heapq.heappush(gaps, gap(left, right, 1))
+            continue
+        rows.append(row)
+        points.append(point)
+        heapq.heappush(gaps, gap(left, len(rows) - 1, 0))
+        heapq.heappush(gaps, gap(len(rows) - 1, right, 0))
+
+
+class _Searches:
+    """The searches of one sweep: each gets an equal part of what is left.
+
+    Attributes:
+        constraints: what must hold in all of them.
+        met: every candidate that one found.
+        spent: candidates priced.
+    """
+
+    def __init__(
+        self, table: CostTable, constraints: Constraints, strategy: SearchName, seed: int, budget: Budget, left: int
+    ) -> None:
+        self.constraints = constraints
+        self.met: list[Candidates] = []
+        self.spent = 0
+        self._table = table
+        self._strategy = strategy
+        self._seed = seed
+        self._budget = budget
+        self._left = left
+
+    @property
+    def are_used_up(self) -> bool:
+        """Whether there is nothing left for another one."""
+        return self._left <= 0 or self._budget.spent(self.spent)
+
+    def find(self, objective: str, bounds: Constraints, start: Candidates | None = None) -> Candidates | None:
+        """The best candidate under these bounds, ``None`` where none keeps them."""
+        scorer = Scorer(self._table, objective, bounds)
+        share = (self._budget.max_evaluations - self.spent) // max(self._left, 1)
+        part = replace(self._budget, max_evaluations=max(share, 1))
+        found = run_search(self._strategy, self._table, scorer, seed=self._seed, budget=part, start=start)
+        self._left -= 1
+        self.spent += found.evaluations
+        self.met += [found.best, *found.front]
+        return found.best if scorer.feasible(found.score) else None
+
+
+def _bounded(constraints: Constraints, quantity: Quantity, limit: float) -> Constraints:
+    """The constraints with one more bound; a tighter one stays."""
+    limit = min(limit, constraints.bounds.get(quantity, limit))
+    if quantity == "latency":
+        return replace(constraints, latency_us=limit)
+    if quantity == "drift":
+        return replace(constraints, drift=limit)
+    return replace(constraints, memory_bytes=int(limit))
+
+
+def points_of(table: CostTable, other: Quantity, rows: Candidates) -> Points:
+    """Latency and the other quantity of candidates."""
+    metrics = [metric for metric in TERMS[other] if metric < len(table.constant)]
+    values = table.evaluate(rows, (LATENCY, *metrics))
+    total = values[1:].sum(axis=0)
+    if len(metrics) < len(TERMS[other]):
+        total = total + table.peak_bytes(rows)
+    return np.stack([values[0], total], axis=1)
+
+
+def front_of(table: CostTable, other: Quantity, rows: Candidates, constraints: Constraints) -> Candidates:
+    """Those of the candidates that keep the constraints and that no other one beats in both, fastest first."""
+    rows = np.unique(rows, axis=0)
+    scorer = Scorer(table, "latency", constraints)
+    rows = rows[[scorer.feasible(float(score)) for score in scorer(rows)]]
+    if not len(rows):
+        return rows
+    kept: Candidates = rows[non_dominated(points_of(table, other, rows))]
+    return kept
+
+
+def spread(points: Points, count: int) -> list[int]:
+    """Choose well-spread points of a front: its ends, its knee, then always the one farthest from those chosen.
+
+    The knee lies farthest from the straight line between the ends; alone, it is what is chosen. Distances are relative
+    to the front's extent.
+
+    Args:
+        points: the front, sorted along it.
+        count: how many to choose; all, where there are no more.
+
+    Returns:
+        Indices in order.
+    """
+    if len(points) <= count:
+        return list(range(len(points)))
+    span = points.max(axis=0) - points.min(axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(span > 0, span, 1.0)
+    line = scaled[-1] - scaled[0]
+    from_line = np.abs(line[0] * (scaled[:, 1] - scaled[0, 1]) - line[1] * (scaled[:, 0] - scaled[0, 0]))
+    knee = int(from_line.argmax())
+    chosen = [knee] if count == 1 else list(dict.fromkeys([0, len(points) - 1, knee]))[:count]
+    while len(chosen) < count:
+        distance = np.linalg.norm(scaled[:, None] - scaled[chosen][None], axis=2).min(axis=1)
+        chosen.append(int(distance.argmax()))
+    return sorted(chosen)
