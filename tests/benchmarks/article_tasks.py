@@ -47,6 +47,7 @@ class Task:
         training: makes so many labelled samples to fine-tune on.
         loss: of the labels.
         judge: the metrics of a model file on a split, ``validation`` or ``test``.
+        taught: whether the original's outputs are learned from beside the labels.
     """
 
     name: str
@@ -56,10 +57,11 @@ class Task:
     training: Callable[[int], Arrays]
     loss: Loss
     judge: Callable[[Path, str], Metrics]
+    taught: bool = False
 
     def tune(self, start: Path, out: Path, samples: int, epochs: float, progress: Progress | None = None) -> None:
-        """Fine-tune a model file by the task's own loss and the original's outputs, and write the result."""
-        loss = summed(self.loss, distillation(load(self.model)))
+        """Fine-tune a model file, and write the result."""
+        loss = summed(self.loss, distillation(load(self.model))) if self.taught else self.loss
         recipe = Recipe(epochs=epochs, learning_rate=1e-3, batch=64)
         save(finetune(load(start), self.training(samples), loss, recipe, progress).graph, out)
 
@@ -111,7 +113,7 @@ def fashion_classifier() -> Task:
         return {"image": np.concatenate([x for x, _ in parts]), "label": np.concatenate([y for _, y in parts])}
 
     files = FOLDER / "fashion_classifier.onnx", FOLDER / "fashion_calibration.npz"
-    return Task("classifier", "top1", *files, training, cross_entropy(), judge)
+    return Task("classifier", "top1", *files, training, cross_entropy(), judge, taught=True)
 
 
 def _canvas_task(name: str, metric: str, loss: Loss) -> Task:
