@@ -18,6 +18,7 @@ from graphopt.verification import Verification
 
 if TYPE_CHECKING:
     from graphopt.finetuning import FinetuneResult
+    from graphopt.fronts import Front
     from graphopt.search.strategy import Certificate
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
@@ -115,6 +116,31 @@ def fit_values(fit: MemoryFit) -> dict[str, Any]:
     for name, split in (("before", fit.before), ("after", fit.after)):
         values[name]["total_bytes"] = split.total_bytes
     return values | {"spare_bytes": fit.spare_bytes}
+
+
+def front_values(front: Front) -> dict[str, Any]:
+    """Everything about a front.
+
+    ``outcome``, ``reason``, ``model``, ``target``, ``axis`` (what is given up), ``before``, ``origin`` and ``points``
+    (``latency_us`` and ``value``; see `fronts.Front`), ``candidates`` (``label``, the place in the front, and all that
+    :func:`optimize_values` says), ``notes`` and ``evaluations``.
+    """
+    return {
+        "outcome": front.outcome,
+        "reason": front.reason,
+        "model": front.model,
+        "target": front.target,
+        "axis": front.axis,
+        "before": estimate_values(front.before),
+        "origin": clean(front.origin),
+        "points": [{"latency_us": float(latency), "value": float(value)} for latency, value in front.points],
+        "candidates": [
+            {"label": one.label, "latency_us": one.latency_us, "value": one.value, **optimize_values(one.result)}
+            for one in front.candidates
+        ],
+        "notes": list(front.notes),
+        "evaluations": front.evaluations,
+    }
 
 
 def finetune_values(result: FinetuneResult) -> dict[str, Any]:

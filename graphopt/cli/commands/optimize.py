@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphopt.cli import options as o
+
+if TYPE_CHECKING:
+    from graphopt.results import Options
 
 
 @click.command(
@@ -22,7 +25,9 @@ from graphopt.cli import options as o
             "outcome, reason, model, output, plan_file, report_file, safety, plan_digest, before, after, "
             "capacity_kept, importance, changes, front, verification, drift, repaired, refined, evaluation, refusals, "
             "notes, evaluations, certificate, op_order, fit, resolution: {inputs: [{name, before, after}], outputs, "
-            "constants, open, finite} (what does not apply is null)"
+            "constants, open, finite} (what does not apply is null). With --pareto: outcome, reason, model, target, "
+            "axis, before, origin, points: [{latency_us, value}], candidates: [label, latency_us, value and the keys "
+            "above], notes, evaluations, picture_file, report_file"
         ),
     ),
 )
@@ -36,6 +41,12 @@ from graphopt.cli import options as o
     "loss first (measured drift with --calibration, else capacity) and latency next. Widths are chosen from the "
     "curated ones, or from --depth-multiplier's.",
 )  # fmt: skip
+@click.option(
+    "--pareto", type=click.IntRange(1, 26), metavar="N",
+    help="Write N models along the front between latency and what is given up for it (memory where only exact changes "
+    "are allowed; else measured drift with --calibration, or capacity): OUT.A.onnx, OUT.B.onnx ..., each with its "
+    "plan, and OUT.front.svg. A gives up the least.",
+)  # fmt: skip
 @o.job_options
 @o.delivery_options
 def command(
@@ -43,6 +54,7 @@ def command(
     output: str | None,
     plan_out: str | None,
     force: bool,
+    pareto: int | None,
     report: str | None,
     as_json: bool,
     **values: Any,
@@ -59,7 +71,33 @@ def command(
 
     options = o.make_options(values)
     out = Path(output) if output else Path(f"{Path(model).stem}.{target_label(options.target)}.onnx")
+    if pareto is not None:
+        return _pareto(model, out, options, pareto, plan_out=plan_out, force=force, report=report, as_json=as_json)
     files = prepare_outputs(model, out, plan_out, report, force=force)
     with progress_bar(visible=not as_json) as progress:
         result = optimize(model, files.model, options, progress=progress)
     return deliver(result, files, as_json=as_json)
+
+
+def _pareto(
+    model: str,
+    out: Path,
+    options: Options,
+    count: int,
+    *,
+    plan_out: str | None,
+    force: bool,
+    report: str | None,
+    as_json: bool,
+) -> int:
+    """Several models instead of one."""
+    from graphopt.cli.front import deliver_front, prepare_front
+    from graphopt.cli.progress import progress_bar
+    from graphopt.fronts import pareto
+
+    if plan_out is not None:
+        raise click.UsageError("--pareto writes a plan beside each model: leave --plan-out out")
+    picture = prepare_front(model, out, count, report, force=force)
+    with progress_bar(visible=not as_json) as progress:
+        front = pareto(model, out, options, count=count, progress=progress)
+    return deliver_front(front, picture, report, as_json=as_json)
