@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.search.forms import Forms, along
+from graphopt.space.memory import Instant
 from graphopt.space.table import INVALID, METRICS, Candidates, CostTable
 
 Prices = npt.NDArray[np.float64]
@@ -59,8 +60,10 @@ class Elimination:
         entries: of all arrays together: what one minimisation costs.
     """
 
-    def __init__(self, table: CostTable, max_entries: int = MAX_ENTRIES) -> None:
-        self.complete = True
+    def __init__(self, table: CostTable, max_entries: int = MAX_ENTRIES, *, peak: bool = False) -> None:
+        """``peak``: whether :meth:`minimise` may be asked to keep peak memory under a ceiling."""
+        instants = table.instants if peak else ()
+        self.complete = all(instant.whole for instant in instants)
         self.entries = 0
         self._table = table
         self._limit = max_entries
@@ -68,15 +71,17 @@ class Elimination:
         self._axes: list[tuple[int, ...]] = []
         self._prices: list[Prices] = []
         self._steps: list[_Step] = []
-        self._load()
+        self._live: dict[int, Prices] = {}
+        self._load(instants)
+        self._alone = {axes[0]: array for array, axes in enumerate(self._axes) if len(axes) == 1}
         self._knows: list[set[int]] = [set() for _ in table.variables]
         for array in range(len(self._axes)):
             for variable in self._variables(self._axes[array]):
                 self._knows[variable].add(array)
         self._order()
 
-    def _load(self) -> None:
-        """The factors as arrays over forms; those over the same forms are one."""
+    def _load(self, instants: Sequence[Instant]) -> None:
+        """The factors as arrays over forms; those over the same forms are one. Instants lie over variables."""
         merged: dict[tuple[int, ...], Prices] = {}
         for factor in self._table.factors:
             axes, address = self._forms.axes(factor)
@@ -87,8 +92,14 @@ class Elimination:
             prices = np.zeros((METRICS + 1, self._forms.sizes[variable]))
             prices[CHANGES] = np.arange(prices.shape[1]) != default
             merged[variable,] = merged[variable,] + prices if (variable,) in merged else prices
+        live: dict[tuple[int, ...], Prices] = {}
+        for instant in instants:
+            axes = instant.variables
+            live[axes] = np.maximum(live[axes], instant.live) if axes in live else instant.live
+            merged.setdefault(axes, np.zeros((METRICS + 1, *instant.live.shape)))
         self._axes = list(merged)
         self._prices = list(merged.values())
+        self._live = {array: live[axes] for array, axes in enumerate(self._axes) if axes in live}
 
     def _variables(self, axes: Iterable[int]) -> set[int]:
         return {variable for form in axes for variable in self._forms[form].offsets}
@@ -198,18 +209,33 @@ class Elimination:
             index.append(np.searchsorted(forms[form].values, total))
         return tuple(index)
 
-    def minimise(self, weights: Mapping[int, float], never: Sequence[int] = ()) -> tuple[float, Candidates]:
+    def minimise(
+        self,
+        weights: Mapping[int, float],
+        never: Sequence[int] = (),
+        *,
+        ceiling: float = math.inf,
+        allowed: Mapping[int, npt.NDArray[np.bool_]] | None = None,
+    ) -> tuple[float, Candidates]:
         """Minimise a weighted sum of metrics over the candidates that are valid.
 
         Args:
             weights: of each metric (:data:`CHANGES`: for each decision that is not the default's).
             never: metrics that must be finite.
+            ceiling: peak memory that no candidate may exceed, bytes.
+            allowed: which options some variables may take.
 
         Returns:
             The minimum, or a bound below it where the elimination is not :attr:`complete` (infinite where no candidate
             is valid), and the candidate it belongs to.
         """
         arrays: dict[int, Prices] = {i: self._weighed(prices, weights, never) for i, prices in enumerate(self._prices)}
+        if math.isfinite(ceiling):
+            for array, live in self._live.items():
+                arrays[array] = np.where(live > ceiling, np.inf, arrays[array])
+        for variable, options in (allowed or {}).items():
+            array = self._alone[variable]
+            arrays[array] = np.where(options, arrays[array], np.inf)
         bound = sum(weight * float(self._table.constant[m]) for m, weight in weights.items() if m != CHANGES)
         choices: list[npt.NDArray[np.integer[Any]]] = []
         for number, step in enumerate(self._steps):

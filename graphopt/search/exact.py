@@ -1,15 +1,16 @@
 """The optimum with its proof, and the proof alone for what another strategy found.
 
-Without constraints one elimination answers. Constraints that add up get Lagrange multipliers: whatever they are, the
-minimum of objective + multipliers x (metrics / bounds - 1) is a lower bound for every feasible candidate, and the best
-multipliers are found by following the cuts that each minimum gives (one at a time), then by subgradient steps (Polyak's
-length). The minima met on the way are candidates. Peak memory does not add up: the bound leaves it out.
+Without constraints one elimination answers. Constraints are relaxed, and branch and bound closes the gap that this
+leaves, as far as its budget reaches; local search gives it candidates to beat.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from graphopt.search.branching import Branching
 from graphopt.search.budget import Budget
 from graphopt.search.local import local_search
 from graphopt.search.objective import Scorer
@@ -27,37 +28,43 @@ def exact_search(
     budget: Budget | None = None,
     start: Candidates | None = None,
 ) -> Found:
-    """Minimise ``scorer`` over the candidates of ``table``, with a certificate.
-
-    Where constraints or the size of the space leave a gap, local search from the best candidate closes what it can.
-    """
+    """Minimise ``scorer`` over the candidates of ``table``, with a certificate."""
     budget = budget or Budget()
-    relaxed = Relaxation(table, scorer)
-    relaxed.maximise()
-    rows = relaxed.candidates()
-    if start is not None:
-        rows = np.concatenate([start[None], rows])
-    scores = scorer(rows)
-    first = int(scores.argmin())
-    best, score = rows[first], float(scores[first])
+    rows = np.array([table.default(), *([] if start is None else [start])])
     front = Front(table, scorer)
     front.add(rows)
-    for origin, share in ((None, 0.5), (best, 1.0)):
-        if relaxed.certificate(score).gap == 0 or budget.spent(scorer.evaluations):
-            break
-        rest = budget.part(share, scorer.evaluations)
-        found = local_search(table, scorer, seed=seed, budget=rest, start=origin)
+    tree = Branching(Relaxation(table, scorer))
+    tree.offer(rows)
+    front.add(tree.root.rows)
+    scores = scorer(rows)
+    best = rows[int(scores.argmin())]
+    if not tree.closed and not budget.spent(scorer.evaluations):
+        found = local_search(table, scorer, seed=seed, budget=budget.part(0.5, scorer.evaluations), start=best)
         front.add(np.array(found.front))
-        if found.score < score:
-            best, score = found.best, found.score
-    certificate = relaxed.certificate(score) if scorer.feasible(score) else None
-    return Found(best, score, front.candidates(), scorer.evaluations, certificate)
+        tree.offer(found.best[None])
+        best = found.best
+        tree.run(budget)
+    best = best if tree.best is None else tree.best
+    front.add(best[None])
+    score = float(scorer(best[None])[0])
+    return Found(best, score, front.candidates(), scorer.evaluations, _certificate(tree, scorer, score))
 
 
-def certify(table: CostTable, scorer: Scorer, score: float) -> Certificate | None:
+def certify(table: CostTable, scorer: Scorer, score: float, budget: Budget | None = None) -> Certificate | None:
     """Say how far a score is from the optimum at most; ``None`` for an infeasible candidate's."""
     if not scorer.feasible(score):
         return None
-    relaxed = Relaxation(table, scorer)
-    relaxed.maximise(score)
-    return relaxed.certificate(score)
+    tree = Branching(Relaxation(table, scorer), score)
+    tree.run(budget or Budget())
+    return _certificate(tree, scorer, score)
+
+
+def _certificate(tree: Branching, scorer: Scorer, score: float) -> Certificate | None:
+    """A score and the bound in the objective's unit, and what may lie between them."""
+    if not scorer.feasible(score):
+        return None
+    reason = "" if tree.closed else "the search for a proof ended with its budget"
+    if scorer.peak:
+        reason = "; ".join(filter(None, (reason, "peaks are live sets, as the search sees them")))
+    bound = tree.bound if math.isfinite(tree.bound) else score
+    return Certificate(str(scorer.level), score * scorer.unit, bound * scorer.unit, reason)

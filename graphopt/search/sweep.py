@@ -1,8 +1,9 @@
 """The front between latency and one other quantity, drawn by a sweep of bounds.
 
 The ends come first: the fastest candidate, and the one with the least of the other quantity. Then, always in the widest
-gap, one of the two is bound half-way and the other minimised; a gap where neither finds anything new is closed, so a
-short front is drawn with few searches. Whatever a search met on its way counts.
+gap, latency is bound half-way and the other quantity minimised. Where that finds nothing new, the fastest candidate is
+asked for that needs a little less of the other quantity than the gap's fast end: it is the next one on the front, or
+the gap is closed. So a short front is drawn with few searches. Whatever a search met on its way counts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ from graphopt.space.table import LATENCY, Candidates, CostTable
 
 STEPS = 48
 """Searches at most."""
+
+GRAIN = 1e-3
+"""Points nearer than this, relative to the extent of the front, count as one."""
+
+ENDS_SHARE = 10
+"""The tenth part of the budget goes into each end of the front: everything else lies between them."""
 
 Points = npt.NDArray[np.float64]
 """Latency (us) and the other quantity, shape (points, 2)."""
@@ -65,30 +72,32 @@ def _close_gaps(searches: _Searches, table: CostTable, other: Quantity, fastest:
     points = list(points_of(table, other, np.array(rows)))
     span = np.maximum(np.abs(points[1] - points[0]), 1e-12)
 
-    def gap(left: int, right: int, axis: int) -> tuple[float, int, int, int]:
-        return -float(np.linalg.norm((points[right] - points[left]) / span)), left, right, axis
+    def gap(left: int, right: int, *, halved: bool) -> tuple[float, int, int, bool]:
+        return -float(np.linalg.norm((points[right] - points[left]) / span)), left, right, halved
 
-    gaps = [gap(0, 1, 0)]
+    gaps = [gap(0, 1, halved=True)]
     while gaps and not searches.are_used_up:
-        _, left, right, axis = heapq.heappop(gaps)
-        middle = float(points[left][axis] + points[right][axis]) / 2
-        if axis == 0:
+        _, left, right, halved = heapq.heappop(gaps)
+        if halved:
+            middle = float(points[left][0] + points[right][0]) / 2
             row = searches.find(other, _bounded(searches.constraints, "latency", middle), rows[left])
         else:
-            row = searches.find("latency", _bounded(searches.constraints, other, middle), rows[right])
+            below = float(points[left][1] - GRAIN * span[1])
+            row = searches.find("latency", _bounded(searches.constraints, other, below), rows[right])
         point = None if row is None else points_of(table, other, row[None])[0]
         if row is None or point is None or any(np.allclose(point, points[end], rtol=1e-6) for end in (left, right)):
-            if axis == 0:
-                heapq.heappush(gaps, gap(left, right, 1))
+            if halved:
+                heapq.heappush(gaps, gap(left, right, halved=False))
             continue
         rows.append(row)
         points.append(point)
-        heapq.heappush(gaps, gap(left, len(rows) - 1, 0))
-        heapq.heappush(gaps, gap(len(rows) - 1, right, 0))
+        if halved:
+            heapq.heappush(gaps, gap(left, len(rows) - 1, halved=True))
+        heapq.heappush(gaps, gap(len(rows) - 1, right, halved=True))
 
 
 class _Searches:
-    """The searches of one sweep: each gets an equal part of what is left.
+    """The searches of one sweep: after the ends each gets an equal part of what is left.
 
     Attributes:
         constraints: what must hold in all of them.
@@ -116,7 +125,8 @@ class _Searches:
     def find(self, objective: str, bounds: Constraints, start: Candidates | None = None) -> Candidates | None:
         """The best candidate under these bounds, ``None`` where none keeps them."""
         scorer = Scorer(self._table, objective, bounds)
-        share = (self._budget.max_evaluations - self.spent) // max(self._left, 1)
+        left = self._budget.max_evaluations - self.spent
+        share = left // (ENDS_SHARE if start is None else max(self._left, 1))
         part = replace(self._budget, max_evaluations=max(share, 1))
         found = run_search(self._strategy, self._table, scorer, seed=self._seed, budget=part, start=start)
         self._left -= 1

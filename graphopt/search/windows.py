@@ -7,13 +7,16 @@ windows overlap and go round until nothing improves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from graphopt.search.budget import Budget
+from graphopt.search.goal import PEAK
 from graphopt.search.objective import Scorer
-from graphopt.search.relaxation import Relaxation
+from graphopt.search.relaxation import Relaxation, Solved
 from graphopt.space.table import Candidates, CostTable
 
 MAX_ENTRIES = 200_000
@@ -46,8 +49,8 @@ class Windows:
     def improve(self, at: Candidates, score: float) -> tuple[Candidates, float]:
         """Choose window after window anew until none improves, and return the candidate and its score."""
         if self._whole.complete:
-            self._whole.maximise(score if self._scorer.feasible(score) else np.inf)
-            return self._better(at, score, self._whole.candidates())
+            solved = self._whole.solve(self._whole.root, upper=score if self._scorer.feasible(score) else math.inf)
+            return self._lower(*self._better(at, score, solved.rows), solved)
         improved = True
         while improved and not self._budget.spent(self._scorer.evaluations):
             improved = False
@@ -60,7 +63,20 @@ class Windows:
                 at, score = moved, value
         return at, score
 
+    def _lower(self, at: Candidates, score: float, solved: Solved) -> tuple[Candidates, float]:
+        """Lower the ceiling of the peak as long as that pays, where the peak is part of what is minimised."""
+        while PEAK in self._scorer.weights and self._scorer.feasible(score) and not self._whole.spent:
+            below = replace(solved.region, high=float(self._table.peak_bytes(at[None])[0]) - 1.0)
+            solved = self._whole.solve(below, upper=score)
+            moved, value = self._better(at, score, solved.rows)
+            if not value < score:
+                break
+            at, score = moved, value
+        return at, score
+
     def _better(self, at: Candidates, score: float, rows: Candidates) -> tuple[Candidates, float]:
+        if not len(rows):
+            return at, score
         values = self._scorer(rows)
         first = int(values.argmin())
         if not values[first] < score:
@@ -76,8 +92,7 @@ class Windows:
             if relaxed.complete or len(window) <= SMALLEST:
                 break
             window = window[: len(window) // 2]
-        relaxed.maximise()
-        minima = relaxed.candidates()
+        minima = relaxed.solve(relaxed.root).rows
         rows = np.repeat(at[None], len(minima), axis=0)
         rows[:, window] = minima
         return rows

@@ -7,7 +7,9 @@ the estimate of a finished plan uses the arena, the search this lower bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,24 @@ from graphopt.space.affine import AffineShape, ScaledPart, base_shape
 from graphopt.space.site import KEEP
 from graphopt.space.space import Space
 from graphopt.targets.target import Target
+
+MAX_INSTANT = 50_000
+"""Entries of one instant's array at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """What is alive at some steps of the model, as a function of a few decisions; a candidate's peak is never below it.
+
+    Attributes:
+        variables: the decisions.
+        live: bytes, shape (options of each variable); 0 where the steps are not part of the model.
+        whole: whether it is all that is alive; otherwise the rest counts with the least it can be.
+    """
+
+    variables: tuple[int, ...]
+    live: npt.NDArray[np.float64]
+    whole: bool
 
 
 class MemoryTable:
@@ -43,6 +63,7 @@ class MemoryTable:
         self._widths = list(widths)
         self._factors = list(zip(constants, slopes, strict=True))
         self._alive = alive
+        self._switches = list(switches)
         rows = [row for row, switch in enumerate(switches) if switch is not None]
         self._switched = np.array(rows, np.int64)
         self._variable = np.array([switches[row][0] for row in rows], np.int64)  # type: ignore[index]
@@ -63,6 +84,62 @@ class MemoryTable:
             rows[:, self._switched] = np.where(off, 0.0, rows[:, self._switched])
         peak: npt.NDArray[np.float64] = rows.max(axis=1)
         return peak
+
+    def instants(self, sizes: Sequence[int]) -> tuple[Instant, ...]:
+        """Every step as a function of its decisions; ``sizes`` are the numbers of options of all variables.
+
+        The largest of all instants is the peak, where all of them are whole.
+        """
+        merged: dict[tuple[int, ...], Instant] = {}
+        for row, switch in enumerate(self._switches):
+            one = self._instant(np.flatnonzero(self._alive[:, row]), switch, sizes)
+            had = merged.get(one.variables)
+            if had is not None:
+                one = Instant(one.variables, np.maximum(had.live, one.live), had.whole and one.whole)
+            merged[one.variables] = one
+        return tuple(merged[variables] for variables in sorted(merged))
+
+    def _instant(self, tensors: npt.NDArray[np.int64], switch: tuple[int, int] | None, sizes: Sequence[int]) -> Instant:
+        columns = {int(tensor): self._columns(int(tensor)) for tensor in tensors}
+        chosen = {} if switch is None else {switch[0]: sizes[switch[0]]}
+        whole = True
+        for tensor in sorted(columns, key=lambda t: (len(columns[t]), -self._bytes(t, {}).item(), t)):
+            grown = chosen | {self._widths[c][0]: len(self._widths[c][1]) for c in columns[tensor]}
+            if math.prod(grown.values()) <= MAX_INSTANT:
+                chosen = grown
+            else:
+                whole = False
+        variables = tuple(sorted(chosen))
+        place = {variable: axis for axis, variable in enumerate(variables)}
+        live = np.zeros([chosen[variable] for variable in variables])
+        for tensor, its in columns.items():
+            axes = {column: place[self._widths[column][0]] for column in its if self._widths[column][0] in place}
+            live += self._bytes(tensor, axes, len(variables))
+        if switch is not None:
+            options = np.arange(chosen[switch[0]]) == switch[1]
+            live = live * options.reshape([-1 if v == switch[0] else 1 for v in variables])
+        return Instant(variables, live, whole)
+
+    def _columns(self, tensor: int) -> list[int]:
+        """The widths that a tensor's bytes depend on."""
+        moving = np.any([slope[:, tensor] != 0 for _, slope in self._factors], axis=0)
+        return [int(column) for column in np.flatnonzero(moving)]
+
+    def _bytes(self, tensor: int, axes: Mapping[int, int], count: int = 0) -> npt.NDArray[np.float64]:
+        """A tensor's bytes with some widths laid along axes and the others as small as they get."""
+        total = np.ones((1,) * count)
+        for constant, slope in self._factors:
+            factor = np.full((1,) * count, constant[tensor])
+            for column in np.flatnonzero(slope[:, tensor]).tolist():
+                widths = self._widths[column][1]
+                if column in axes:
+                    line = widths.reshape([-1 if axis == axes[column] else 1 for axis in range(count)])
+                else:
+                    line = widths.min()
+                factor = factor + slope[column, tensor] * line
+            total = total * factor
+        aligned: npt.NDArray[np.float64] = np.ceil(total / ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        return aligned
 
 
 def compile_memory(

@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.space.memory import Instant
+
 Candidates = npt.NDArray[np.int64]
 """Option numbers, shape (candidates, variables)."""
 
@@ -70,6 +72,10 @@ class Memory(Protocol):
 
     def peak_bytes(self, candidates: Candidates) -> npt.NDArray[np.float64]:
         """Return the largest live set of each candidate, bytes, shape (candidates,)."""
+        ...
+
+    def instants(self, sizes: Sequence[int]) -> tuple[Instant, ...]:
+        """Return what the peak is the largest of, given the numbers of options of all variables."""
         ...
 
 
@@ -168,6 +174,11 @@ class CostTable:
         """Peak activation memory of candidates (largest live set, bytes), shape (candidates,)."""
         return self.memory.peak_bytes(candidates)
 
+    @cached_property
+    def instants(self) -> tuple[Instant, ...]:
+        """What peak activation memory is the largest of."""
+        return self.memory.instants(self.sizes.tolist())
+
     def with_drift(self, drift: Mapping[int, npt.NDArray[np.float64]]) -> CostTable:
         """Return the table with what each option of some variables was measured to add to the drift."""
         factors = list(self.factors)
@@ -202,7 +213,7 @@ class CostTable:
             factors.append(Factor(tuple(v for v, _ in free), tuple(add for _, add in free), factor.table[:, base:end]))
         which = np.array(variables, np.int64)
         chosen = [self.variables[variable] for variable in variables]
-        return CostTable(chosen, factors, constant, _Part(self.memory, which, at), default=self.default()[which])
+        return CostTable(chosen, factors, constant, _Part(self, which, at), default=self.default()[which])
 
     def default(self) -> Candidates:
         """The candidate that changes as little as the knobs allow, shape (variables,)."""
@@ -218,11 +229,21 @@ class CostTable:
 class _Part:
     """Peak memory as a function of a few variables, the others as they are in ``at``."""
 
-    memory: Memory
+    table: CostTable
     variables: npt.NDArray[np.int64]
     at: Candidates
 
     def peak_bytes(self, candidates: Candidates) -> npt.NDArray[np.float64]:
         rows = np.repeat(self.at[None], len(candidates), axis=0)
         rows[:, self.variables] = candidates
-        return self.memory.peak_bytes(rows)
+        return self.table.peak_bytes(rows)
+
+    def instants(self, sizes: Sequence[int]) -> tuple[Instant, ...]:
+        place = {variable: i for i, variable in enumerate(self.variables.tolist())}
+        found = []
+        for instant in self.table.instants:
+            live = instant.live[tuple(slice(None) if v in place else self.at[v] for v in instant.variables)]
+            axes = [place[v] for v in instant.variables if v in place]
+            order = np.argsort(axes)
+            found.append(Instant(tuple(sorted(axes)), np.transpose(live, order), instant.whole))
+        return tuple(found)

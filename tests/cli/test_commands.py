@@ -89,10 +89,10 @@ def test_a_search_is_chosen_and_certified(run, small_model: Path, tmp_path: Path
     assert latency["exact"] <= latency["local"] <= latency["greedy"]
     shown = run("optimize", small_model, *T, "-o", tmp_path / "shown.onnx", "--search", "exact")
     assert "optimality gap 0 % (certified)" in shown.stdout
-    for asked in (["--certify"], ["--search", "exact"]):
-        refused = run("optimize", small_model, *T, "-o", tmp_path / "no.onnx", "--objective", "peak-memory", *asked)
-        assert refused.exit_code == 2
-        assert "adds up" in refused.stderr
+    for objective in ("peak-memory", "memory", "latency=1,memory=0.5"):
+        out = tmp_path / "sum.onnx"
+        asked = run("optimize", small_model, *T, "-f", "-o", out, "--objective", objective, "--certify", "--json")
+        assert json.loads(asked.stdout)["certificate"]["gap"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_certificate_that_the_estimate_contradicts_is_void(

@@ -107,9 +107,9 @@ def chain(blocks: int, seed: int = 0) -> CostTable:
     return CostTable(variables, factors, np.zeros(METRICS), no_memory())
 
 
-def with_memory(table: CostTable) -> CostTable:
+def with_memory(table: CostTable, scale: int = 16) -> CostTable:
     """The table with one tensor for each width, alive two at a time."""
-    widths = [(v, 16 * np.arange(1, len(x.options) + 1)) for v, x in enumerate(table.variables) if x.kind == "width"]
+    widths = [(v, scale * np.arange(1, len(x.options) + 1)) for v, x in enumerate(table.variables) if x.kind == "width"]
     count = len(widths)
     alive = (np.abs(np.subtract.outer(np.arange(count), np.arange(count))) <= 1).astype(float)
     memory = MemoryTable(widths, [np.zeros(count)], [np.eye(count)], alive, [None] * count)
