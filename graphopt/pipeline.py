@@ -26,7 +26,7 @@ from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, n
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
 from graphopt.search.goal import parse_objective
 from graphopt.search.strategy import Certificate, Found
-from graphopt.sizing import is_bounded, merit, planned_subject, sized_subjects
+from graphopt.sizing import drifts_alone, is_bounded, merit, planned_subject, sized_subjects
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES
 from graphopt.targets.target import Target, load_target
 
@@ -129,6 +129,9 @@ def _is_better(new: tuple[Draft, OptimizeResult], old: tuple[Draft, OptimizeResu
 def _searched(job: Job, progress: Progress | None) -> tuple[Draft, OptimizeResult]:
     """The best plan for a job, applied and not written; ``failed`` where it misses a bound."""
     options = job.options
+    if hopeless := drifts_alone(job):
+        draft = Draft(job, job.table.default())
+        return draft, replace(draft.result(), outcome="failed", reason=f"{hopeless}; nothing was written")
     if options.fit_memory is not None:
         found, draft, notes = fit(job, progress)
     elif options.max_drift is None and "drift" not in parse_objective(options.objective).quantities:

@@ -43,7 +43,8 @@ class Options:
         depth_multipliers: multipliers that `scale-depth` may choose from: the largest that keeps the constraints, or
             the best by the objective where there are none; empty leaves the rule asleep.
         resolutions: sizes of the images (height, width) to choose from, by input name (``""`` is the image input): the
-            largest that keeps the constraints, or the best by the objective where there are none; empty: the model's.
+            largest that keeps the constraints, or the best by the objective (within `max_drift`) where there are none;
+            empty: the model's.
         objective: what is minimised: a quantity, a weighted sum, or one and then another, as
             :func:`graphopt.search.goal.parse_objective` reads it.
         constraints: what must hold.

@@ -1,7 +1,7 @@
 """Input size as a knob of the whole model: one priced space for each size, and a choice between their answers.
 
-A table is priced for one shape, so sizes are not options of a table. Under a bound the largest size that can keep it is
-taken, as with several depth multipliers: size is capacity. Without one the objective decides.
+A table is priced for one shape, so sizes are not options of a table. Under a bound on costs the largest size that can
+keep it is taken, as with several depth multipliers: size is capacity. Without one the objective decides.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graphopt.cost.estimate import Estimate
-from graphopt.draft import Draft
+from graphopt.draft import Draft, Job
 from graphopt.errors import ConfigError, PlanError
 from graphopt.plan import Plan
 from graphopt.prepare import Subject, at_resolution, check_resolutions
-from graphopt.resolution.sizes import image_inputs, input_shapes_at
+from graphopt.resolution.sizes import image_inputs, input_shapes_at, show_size
 from graphopt.resolution.state import SizeMisfit
 from graphopt.results import Options
 from graphopt.search.goal import Quantity, parse_objective
@@ -69,8 +69,20 @@ def planned_subject(subject: Subject, plan: Plan) -> Iterator[Subject]:
 
 
 def is_bounded(options: Options) -> bool:
-    """Whether a bound decides between sizes, and not the objective."""
-    return options.constraints != Constraints() or options.max_drift is not None
+    """Whether a bound on costs decides between sizes, and not the objective (within a bound on drift)."""
+    return options.constraints != Constraints()
+
+
+def drifts_alone(job: Job) -> str:
+    """Why no plan at this size can keep the bound on drift, ``""`` where one may: the untouched model breaks it."""
+    options = job.options
+    if options.max_drift is None or job.teacher is None or not job.teacher.can_compare:
+        return ""
+    drift = Draft(job, job.table.default()).drift
+    if drift is None or drift.value <= options.max_drift:
+        return ""
+    sizes = ", ".join(show_size(size) for _, size in job.subject.sizes)
+    return f"at {sizes} the drift is {drift.value:.3g} before any other change, over --max-drift {options.max_drift:g}"
 
 
 def merit(draft: Draft, options: Options) -> float:

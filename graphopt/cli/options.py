@@ -165,7 +165,7 @@ shape_option = click.option(
 resolutions_option = click.option(
     "--resolutions", type=ImageSizes(), multiple=True, metavar="[NAME:]N|HxW[,...]",
     help="Image sizes to choose from, in pixels, as 320,256,224x192 (needs --allow retrain). Of several, the largest "
-    "that keeps the --max-... bounds is taken (without a bound the objective decides). NAME: where image inputs "
+    "that keeps the --max-... bounds on costs is taken (without one the objective decides). NAME: where image inputs "
     "differ; repeatable, the first sizes of all go together [default: the model's own].",
 )  # fmt: skip
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the search and made-up inputs.")

@@ -16,6 +16,7 @@ from graphopt.resources import sample_models_dir
 from graphopt.results import OptimizeResult, Options
 from graphopt.search.objective import Constraints
 from graphopt.verification.session import Session
+from graphopt.weights.calibration import calibration_from_arrays
 from graphopt.weights.sized import Frame, fit
 from tests.resolution.cases import detector_rows
 
@@ -70,8 +71,24 @@ def test_drift_and_metric_are_from_the_original_at_its_own_size(smaller: Optimiz
     after = Session(smaller.output).run(fit({"image": images}, frames))["logits"].argmax(1)
     assert dict(smaller.evaluation[0].metrics)["top1"] == pytest.approx((before == labels).mean())
     assert dict(smaller.evaluation[1].metrics)["top1"] == pytest.approx((after == labels).mean())
-    assert smaller.drift.top1_agreement == pytest.approx((before == after).mean(), abs=0.06)
+    with np.load(CALIBRATION) as file:
+        _, held_out = calibration_from_arrays(file, {"image": ((None, 1, 28, 28), np.dtype(np.float32))}).split(0.25, 0)
+        images = file["image"][held_out]
+    before = Session(FASHION).run({"image": images})["logits"].argmax(1)
+    after = Session(smaller.output).run(fit({"image": images}, frames))["logits"].argmax(1)
+    assert smaller.drift.top1_agreement == pytest.approx((before == after).mean(), abs=1e-9)
     assert smaller.drift.value > 0.01
+
+
+def test_a_size_that_drifts_too_far_by_itself_is_out(smaller: OptimizeResult) -> None:
+    """Under a bound on drift the objective decides among the sizes that can keep it."""
+    assert smaller.drift is not None
+    asked = replace(EXACT, resolutions=SIZES, calibration=CALIBRATION, verify=False)
+    between = optimize(FASHION, None, replace(asked, max_drift=smaller.drift.value * 1.01))
+    assert between.plan.resolution == (("image", (24, 24)),)
+    none = optimize(FASHION, None, replace(asked, max_drift=1e-4, resolutions={"": ((24, 24), (20, 20))}))
+    assert none.outcome == "failed"
+    assert none.reason.startswith("at 20 the drift is ")
 
 
 def test_the_plan_replays_and_its_digest_covers_the_size(smaller: OptimizeResult, tmp_path: Path) -> None:
