@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,14 +84,7 @@ def input_shapes_at(graph: Graph, asked: Mapping[str, Sequence[Side]]) -> tuple[
         for sizes in zip(*lists.values(), strict=True)
     ]
     distinct = {tuple(choice.values()): choice for choice in choices}.values()
-    return tuple(sorted(distinct, key=lambda choice: -sum(_pixels(shape) for shape in choice.values())))
-
-
-def _pixels(shape: tuple[int, ...]) -> int:
-    product = 1
-    for dim in shape:
-        product *= dim
-    return product
+    return tuple(sorted(distinct, key=lambda choice: -sum(math.prod(shape) for shape in choice.values())))
 
 
 def show_size(size: Side) -> str:
