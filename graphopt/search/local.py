@@ -23,6 +23,9 @@ from graphopt.space.table import Candidates, CostTable
 PATIENCE = 16
 """Restarts without an improvement after which the search stops."""
 
+PATIENCE_FOR_FRONT = 2
+"""The same where the best is known to be the best: what is met on the way fills the front."""
+
 TOGETHER = 32
 """Moves of which every number together is tried; of more, 1, 2, 4, 8 and so on."""
 
@@ -55,13 +58,15 @@ def local_search(
         return Found(best, score, front.candidates(), scorer.evaluations)
     descent = _Descent(table, scorer, front)
     best, score = descent.run(best, score, budget.part(0.5, scorer.evaluations) if windows else budget)
+    patience = PATIENCE
     if windows and not budget.spent(scorer.evaluations):
         large = Windows(table, scorer, budget)
         best, score = large.improve(best, score)
         front.add(np.array(large.met))
+        patience = PATIENCE_FOR_FRONT if large.proved else PATIENCE
     generator = np.random.default_rng(seed)
     waited = 0
-    while waited < PATIENCE and not budget.spent(scorer.evaluations):
+    while waited < patience and not budget.spent(scorer.evaluations):
         shaken = _shaken(table, best, generator)
         found, value = descent.run(shaken, float(scorer(shaken[None])[0]), budget)
         waited += 1

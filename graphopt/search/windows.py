@@ -1,28 +1,26 @@
 """Large neighbourhoods: many decisions that meet, chosen together by elimination while all others stay.
 
 A window grows from one decision along the prices that it shares with others, as far as elimination stays cheap. Where
-that is the whole table, one window is the optimum (of what adds up); on a long chain, or where too many decisions meet,
-windows overlap and go round until nothing improves.
+that is the whole table, one window is the optimum, or nearly so where constraints ask for a little branching; where too
+many decisions meet, windows overlap and go round until nothing improves.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
+from graphopt.search.branching import Branching
 from graphopt.search.budget import Budget
-from graphopt.search.goal import PEAK
 from graphopt.search.objective import Scorer
-from graphopt.search.relaxation import Relaxation, Solved
+from graphopt.search.relaxation import Relaxation
 from graphopt.space.table import Candidates, CostTable
 
 MAX_ENTRIES = 200_000
 """Entries of one array of a window's elimination at most."""
 
-WORK = 20_000_000
+WORK = 10_000_000
 """Entries that the minimisations of one window go through, about."""
 
 LARGEST, SMALLEST = 256, 4
@@ -37,6 +35,7 @@ class Windows:
 
     Attributes:
         met: candidates met on the way that were better than where they came from.
+        proved: whether the last answer is the optimum.
     """
 
     def __init__(self, table: CostTable, scorer: Scorer, budget: Budget) -> None:
@@ -45,12 +44,15 @@ class Windows:
         self._budget = budget
         self._whole = Relaxation(table, scorer, MAX_ENTRIES, WORK)
         self.met: list[Candidates] = []
+        self.proved = False
 
     def improve(self, at: Candidates, score: float) -> tuple[Candidates, float]:
         """Choose window after window anew until none improves, and return the candidate and its score."""
         if self._whole.complete:
-            solved = self._whole.solve(self._whole.root, upper=score if self._scorer.feasible(score) else math.inf)
-            return self._lower(*self._better(at, score, solved.rows), solved)
+            tree = Branching(self._whole, score)
+            tree.run(self._budget)
+            self.proved = tree.closed
+            return (at, score) if tree.best is None else self._better(at, score, tree.best[None])
         improved = True
         while improved and not self._budget.spent(self._scorer.evaluations):
             improved = False
@@ -63,20 +65,7 @@ class Windows:
                 at, score = moved, value
         return at, score
 
-    def _lower(self, at: Candidates, score: float, solved: Solved) -> tuple[Candidates, float]:
-        """Lower the ceiling of the peak as long as that pays, where the peak is part of what is minimised."""
-        while PEAK in self._scorer.weights and self._scorer.feasible(score) and not self._whole.spent:
-            below = replace(solved.region, high=float(self._table.peak_bytes(at[None])[0]) - 1.0)
-            solved = self._whole.solve(below, upper=score)
-            moved, value = self._better(at, score, solved.rows)
-            if not value < score:
-                break
-            at, score = moved, value
-        return at, score
-
     def _better(self, at: Candidates, score: float, rows: Candidates) -> tuple[Candidates, float]:
-        if not len(rows):
-            return at, score
         values = self._scorer(rows)
         first = int(values.argmin())
         if not values[first] < score:
