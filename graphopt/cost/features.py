@@ -50,14 +50,19 @@ _PLAIN: Final = (
 )  # fmt: skip
 _RATIOS: Final = ("operations for each byte", "operations for each weight byte", "share of on-chip memory")
 _PADDED: Final = ("channels_out", "channels_in", "rows", "output_height", "output_width")
+_MOVED: Final = ("channels read", "channels read first", "channels added")
+_MOVED_TILES: Final = (8, 16, 32)
 
 FEATURES: Final = (
     *(f"log {name}" for name in _LOGS),
     *_PLAIN,
     *(f"log {name}" for name in _RATIOS),
     *(f"{name} padded to {tile}" for name in _PADDED for tile in TILES),
+    *(f"log {name}" for name in (*_MOVED, "elements added", "plane")),
+    *(f"{name} padded to {tile}" for name in _MOVED for tile in _MOVED_TILES),
 )
-"""Names of the features, in order; ``rows`` are input channels times kernel positions."""
+"""Names of the features, in order; ``rows`` are input channels times kernel positions. Channels read and added are
+those for each position of the output: how a concatenation or padding lies in memory."""
 
 INPUTS: Final = (*FEATURES, *(f"share of {name}" for name in TERMS), "log roofline")
 """What trees split on: the features, and what the roofline is made of."""
@@ -175,12 +180,19 @@ def features(columns: Real, target: Target) -> Single:
         "channels_out": column["channels_out"] * column["groups"],
         "rows": column["channels_in"] * column["kernel_height"] * column["kernel_width"],
     }
+    plane = np.maximum(column["output_height"] * column["output_width"], 1.0)
+    per_channel = plane * target.element_bytes
+    read = (column["input_bytes"] + column["second_bytes"]) / per_channel
+    first = np.where(column["input_bytes"] > 0, column["input_bytes"], column["second_bytes"]) / per_channel
+    moved = (read, first, np.maximum(column["output_bytes"] / per_channel - read, 0.0))
     out = np.empty((len(columns), len(FEATURES)), np.float32)
     values = [
         *(np.log1p(column[name]) for name in _LOGS),
         *(column[name] for name in _PLAIN),
         *(np.log(np.maximum(ratio, 1e-9)) for ratio in ratios),
         *(np.ceil(sizes[name] / tile) * tile / np.maximum(sizes[name], 1.0) for name in _PADDED for tile in TILES),
+        *(np.log1p(value) for value in (*moved, moved[-1] * plane, plane)),
+        *(np.ceil(size / tile) * tile / np.maximum(size, 1.0) for size in moved for tile in _MOVED_TILES),
     ]
     for position, value in enumerate(values):
         out[:, position] = value

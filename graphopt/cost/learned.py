@@ -4,9 +4,10 @@ For each category of work
 
     latency = (coefficients . terms) x exp(trees(inputs))        relative one sigma = exp(spread(inputs))
 
-with the terms and inputs of `graphopt.cost.features`: the roofline carries sizes far from the measured ones, the
-trees what makes a chip rocky. ``spread`` is a second, small sum of trees, fitted to errors on nets that were held out.
-Training is `graphopt.measure.fit`; nothing here needs more than numpy.
+A category may be split further where its op types have little in common (``copy:Pad``); what is not learned apart is
+priced as its category. Terms and inputs are those of `graphopt.cost.features`: the roofline carries sizes far from the
+measured ones, the trees what makes a chip rocky. ``spread`` is a second, small sum of trees, fitted to errors on nets
+that were held out. Training is `graphopt.measure.fit`; nothing here needs more than numpy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.cost.categories import Category
 from graphopt.cost.features import INPUTS, SIZES, TERMS, added, inputs, rows, terms
 from graphopt.cost.trees import Real, Single, Trees
 from graphopt.cost.workload import Workload
@@ -29,6 +29,11 @@ EXTRAPOLATED: Final = 0.3
 
 _SLACK: Final = float(np.log(1.1))
 """How far beyond the measured sizes (10 %) still counts as within."""
+
+
+def apart(load: Workload) -> str:
+    """The name under which ops of this type are learned apart from the rest of their category."""
+    return f"{load.category}:{load.op_type}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,18 +101,18 @@ class Learned:
     """A learned estimator.
 
     Attributes:
-        categories: what was learned, by category.
+        categories: what was learned, by category, or by category and op type (`apart`).
         correlation: how much the errors of one net's kernels go together, 0 to 1.
     """
 
-    categories: Mapping[Category, CategoryModel]
+    categories: Mapping[str, CategoryModel]
     correlation: float = 0.0
 
     def predict(self, loads: Sequence[Workload], target: Target) -> list[Prediction | None]:
         """Predict many workloads in one pass; ``None`` for a workload of a category that was not learned."""
         found: list[Prediction | None] = [None] * len(loads)
         for name, model in self.categories.items():
-            which = [position for position, load in enumerate(loads) if load.category == name]
+            which = [position for position, load in enumerate(loads) if self._learned_as(load) == name]
             if not which:
                 continue
             table = rows([loads[position] for position in which], target)
@@ -122,6 +127,10 @@ class Learned:
             for position, *entries in values:
                 found[position] = Prediction(*entries)
         return found
+
+    def _learned_as(self, load: Workload) -> str:
+        own = apart(load)
+        return own if own in self.categories else load.category
 
     def total_uncertainty(self, latency_us: Real, uncertainty: Real) -> float:
         """Return the relative one sigma of a sum of kernels, given each one's latency and relative one sigma.

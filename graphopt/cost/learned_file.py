@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -85,11 +85,11 @@ def unpacked(content: bytes, file: str) -> Learned:
     correlation = arrays.pop("correlation", np.zeros(0))
     if correlation.shape != (1,) or correlation.dtype != np.float64 or not 0 <= correlation[0] <= 1:
         raise ConfigError("must be one number from 0 to 1", file=file, field="correlation")
-    categories: dict[Category, CategoryModel] = {}
+    categories: dict[str, CategoryModel] = {}
     for category in sorted({name.partition(".")[0] for name in arrays}):
-        if category not in get_args(Category):
+        if category.partition(":")[0] not in get_args(Category):
             raise ConfigError("no category of work", file=file, field=category)
-        categories[cast(Category, category)] = _model(arrays, category, inputs, terms, file)
+        categories[category] = _model(arrays, category, inputs, terms, file)
     return Learned(categories, float(correlation[0]))
 
 

@@ -131,7 +131,7 @@ def collect(
     """Measure what of ``keys`` is not in the journal, and return the entries of all of them, in their order.
 
     Raises:
-        ConfigError: when the backend cannot be made.
+        ConfigError: when the backend cannot be made, or another run is measuring into the journal.
     """
     missing = [key for key in keys if key not in journal]
     done = len(keys) - len(missing)
@@ -148,7 +148,8 @@ def collect(
             progress(done, len(keys), "")
         choice = _choice(journal.path.parent, campaign.choice)
         jobs = campaign.jobs if choice.runs_side_by_side else 1
-        measure_nets(missing, choice, jobs=jobs, files=files, done=keep)
+        with journal.being_filled():
+            measure_nets(missing, choice, jobs=jobs, files=files, done=keep)
     found = (journal.get(key) for key in keys)
     return [entry for entry in found if entry is not None]
 

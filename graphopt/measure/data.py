@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
+from graphopt.cost.categories import Category
 from graphopt.cost.kernels import Kernel, decompose
 from graphopt.cost.workload import Workload, workload
 from graphopt.errors import ModelError
@@ -17,8 +19,19 @@ from graphopt.measure.journal import Entry
 from graphopt.measure.spec import NetFile, fingerprint, make_graph
 from graphopt.targets.target import Target
 
-LAYER_WEIGHT = 0.3
+LAYER_WEIGHT: Final = 0.3
 """How much a kernel of a net of one or two kernels counts: in a real net it would find its input on the chip."""
+
+PARTS: Final = "parts"
+"""The family of nets that are a supplement (`graphopt.measure.nets.parts`)."""
+
+PART_WEIGHT: Final = 0.5
+"""How much a kernel counts there if whole nets have few of its kind."""
+
+SURROUNDING_WEIGHT: Final = 0.02
+"""How much one counts there of a kind that every net is made of: the shapes are not those of nets."""
+
+_EVERYWHERE: Final[frozenset[Category]] = frozenset({"conv-1x1", "conv-kxk", "depthwise", "matmul", "elementwise"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +51,11 @@ class MeasuredNet:
     groups: tuple[Group, ...]
     total_us: float
     spread: float
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether this is a layer or two, which in a real net would find their input on the chip."""
+        return len(self.loads) <= 2
 
 
 def measured_nets(
@@ -100,12 +118,14 @@ def _shapes(graph: Graph) -> Callable[[str], Sequence[int]]:
 def measured_kernels(nets: Iterable[MeasuredNet]) -> list[MeasuredKernel]:
     """The kernels whose own latency is known."""
     return [
-        MeasuredKernel(net.loads[group.kernels[0]], group.latency_us, net.key, _weight(net))
+        MeasuredKernel(load := net.loads[group.kernels[0]], group.latency_us, net.key, _weight(net, load))
         for net in nets
         for group in net.groups
         if group.is_single
     ]
 
 
-def _weight(net: MeasuredNet) -> float:
-    return LAYER_WEIGHT if len(net.loads) <= 2 else 1.0
+def _weight(net: MeasuredNet, load: Workload) -> float:
+    if net.key.startswith(f"{PARTS}:"):
+        return SURROUNDING_WEIGHT if load.category in _EVERYWHERE else PART_WEIGHT
+    return LAYER_WEIGHT if net.is_isolated else 1.0

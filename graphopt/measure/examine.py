@@ -25,6 +25,10 @@ from graphopt.targets.target import Target
 LEARNED: Final = "target"
 """The name under which the target's own estimates stand among the baselines."""
 
+KINDS: Final = ("blocks", "layers", "named")
+"""Random nets of blocks; random nets that are a layer or two, which stand for no net but are told all the same; and
+well-known nets, model files among them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Examination:
@@ -61,7 +65,7 @@ class Line:
 
     Attributes:
         estimator: ``target`` or the name of a baseline.
-        nets: ``random`` or ``named`` nets (model files are among the named ones).
+        nets: one of `KINDS`.
         of: ``nets`` or ``kernels``.
         score: how it did.
     """
@@ -74,7 +78,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One net: its name, ``random`` or ``named``, and microseconds by measurement and by the target's estimate."""
+    """One net: its name, one of `KINDS`, and microseconds by measurement and by the target's estimate."""
 
     name: str
     kind: str
@@ -133,8 +137,8 @@ def examine(plan: Examination, progress: Progress | None = None) -> Examined:
     for name, estimator in estimators.items():
         judged = judge(kept, estimator)
         own = judged if name == LEARNED else own
-        for kind in ("random", "named"):
-            part = [one for one in judged if (one.net.key in random) == (kind == "random")]
+        for kind in KINDS:
+            part = [one for one in judged if _kind(one.net, plan.family) == kind]
             if part:
                 lines.append(Line(name, kind, "nets", net_score(part)))
                 lines.append(Line(name, kind, "kernels", kernel_score(part)))
@@ -144,7 +148,7 @@ def examine(plan: Examination, progress: Progress | None = None) -> Examined:
         dots=tuple(
             Dot(
                 name=names.get(one.net.key, one.net.key.removeprefix("named:")),
-                kind="random" if one.net.key in random else "named",
+                kind=_kind(one.net, plan.family),
                 measured_us=one.net.total_us,
                 estimated_us=one.estimated_us,
                 spread=one.net.spread,
@@ -157,6 +161,12 @@ def examine(plan: Examination, progress: Progress | None = None) -> Examined:
         noise=float(np.median([net.spread for net in nets])),
         left_out=len(nets) - len(kept),
     )
+
+
+def _kind(net: MeasuredNet, family: str) -> str:
+    if not net.key.startswith(f"{family}:"):
+        return "named"
+    return "layers" if net.is_isolated else "blocks"
 
 
 def _as_measured(header: Header, plan: Examination) -> Header:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from graphopt.cost.categories import Category
 from graphopt.cost.features import LEAST_US, SIZES, added, inputs, rows, terms
-from graphopt.cost.learned import CategoryModel, Learned
+from graphopt.cost.learned import CategoryModel, Learned, apart
 from graphopt.cost.trees import LEAVES, Real, Single, Trees
 from graphopt.cost.workload import Workload
 from graphopt.errors import ModelError
@@ -31,13 +31,19 @@ TILES: Final = (1, 2, 4, 8, 16, 32, 64)
 MIN_KERNELS: Final = 10
 """Fewer measured kernels of a category than this, and it is left to the analytic roofline."""
 
-TREES: Final = 300
+APART: Final[frozenset[Category]] = frozenset({"copy", "pool", "reduce"})
+"""Categories whose op types are learned one by one where `MIN_APART` kernels of each are there: what a Pad costs says
+nothing of a Concat."""
+
+MIN_APART: Final = 60
+
+TREES: Final = 600
 """Trees of a category at most."""
 
 FOLDS: Final = 4
 _KERNELS_PER_TREE: Final = 5
-_ALL_TREES: Final = 1600
-"""Trees of all categories together: about 100 bytes each in a file of at most 200 kB."""
+_ALL_TREES: Final = 2400
+"""Trees of all categories together: about 70 bytes each in a file of at most 200 kB."""
 
 _RATE: Final = 0.1
 _SPREAD_TREES: Final = 20
@@ -101,10 +107,11 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = TREES
         ModelError: when no category has `MIN_KERNELS` kernels, or a latency is no finite number.
     """
     data = _data(kernels, target)
-    category = np.array([kernel.load.category for kernel in kernels])
-    models: dict[Category, CategoryModel] = {}
+    names = _names(kernels)
+    category = np.array(names)
+    models: dict[str, CategoryModel] = {}
     held_out, sigma = np.full(len(kernels), np.nan), np.zeros(len(kernels))
-    counts = Counter(kernel.load.category for kernel in kernels)
+    counts = Counter(names)
     wanted = {name: min(trees, count // _KERNELS_PER_TREE) for name, count in counts.items() if count >= MIN_KERNELS}
     scale = min(1.0, _ALL_TREES / max(sum(wanted.values()), 1))
     for name in sorted(wanted):
@@ -116,6 +123,15 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = TREES
             f"{len(kernels)} measured kernels are too few to learn from; {MIN_KERNELS} of one category are the least"
         )
     return Learned(models, _correlation(data, held_out, sigma))
+
+
+def _names(kernels: Sequence[MeasuredKernel]) -> list[str]:
+    """What each kernel is learned as: its category, or its op type in it."""
+    counts = Counter(apart(kernel.load) for kernel in kernels)
+    return [
+        apart(load) if load.category in APART and counts[apart(load)] >= MIN_APART else load.category
+        for load in (kernel.load for kernel in kernels)
+    ]
 
 
 def _data(kernels: Sequence[MeasuredKernel], target: Target) -> _Data:

@@ -14,10 +14,13 @@ import numpy as np
 from graphopt.cost.trees import LEAVES, Real, Single, Trees
 from graphopt.errors import ModelError
 
-_STEP: Final = 2.0**-16
-"""Leaves are rounded to multiples of this: they take half the room in a compressed file."""
+_STEP: Final = 2.0**-12
+"""Leaves are rounded to multiples of this: they take a third of the room in a compressed file."""
 
-_ROUNDING: Final = 2e-3
+_BINS: Final = 63
+"""Thresholds that LightGBM may choose from, for each input: few of them recur, which compresses well, too."""
+
+_ROUNDING: Final = 1e-2
 """How far the sum of rounded leaves may be from LightGBM's."""
 
 
@@ -41,6 +44,7 @@ def boosted(inputs: Single, goal: Real, weight: Real, *, trees: int, leaves: int
         "objective": "regression",
         "num_leaves": leaves,
         "learning_rate": learning_rate,
+        "max_bin": _BINS,
         "min_data_in_leaf": 5,
         "lambda_l2": 1.0,
         "num_threads": 1,

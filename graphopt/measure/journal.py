@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +99,27 @@ class Journal:
         if entry.key not in self._entries:
             self._write(_values(entry))
             self._entries[entry.key] = entry
+
+    @contextmanager
+    def being_filled(self) -> Iterator[None]:
+        """Keep other runs out while nets are measured: two would measure the same ones. A killed run keeps nobody out.
+
+        Raises:
+            ConfigError: when another run is at it.
+        """
+        with self.path.open("rb") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    "another run is measuring into this journal; wait for it, or take another folder",
+                    file=str(self.path),
+                ) from error
+            except (ImportError, OSError):  # Windows, or a file system without locks: lines stay whole even so
+                pass
+            yield
 
     def _write(self, values: Mapping[str, Any]) -> None:
         line = json.dumps(values, separators=(",", ":")) + "\n"

@@ -118,7 +118,7 @@ def solve(totals: Sequence[MeasuredTotal], target: Target) -> Learned:
     coefficients, base = _coefficients(system, tiles, everything)
     steps = _factors(system, base, everything, tie)
     sigma = max(float(np.quantile(np.abs(errors[tie]), 0.683)), _LEAST_SIGMA)
-    models = {
+    models: dict[str, CategoryModel] = {
         name: _model(system, number, tiles[number], coefficients[number], steps, sigma)
         for number, name in enumerate(system.names)
     }

@@ -14,9 +14,16 @@ from graphopt.report.charts import WIDTH, open_svg, safe
 from graphopt.report.picture import MARGIN, placed, whole_file
 
 _STYLE = """
-.random{fill:#2f6fd0;fill-opacity:.55}.named{fill:#e08a1e}.even{stroke:#5d6b7c}.band{fill:#16794c;fill-opacity:.12}
-@media (prefers-color-scheme:dark){.random{fill:#5b96f0}.named{fill:#f0a84b}.even{stroke:#9aa7b7}.band{fill:#4cc38a}}
+.blocks{fill:#2f6fd0;fill-opacity:.55}.layers{fill:#8a94a3;fill-opacity:.6}.named{fill:#e08a1e}.even{stroke:#5d6b7c}.band{fill:#16794c;fill-opacity:.12}
+@media (prefers-color-scheme:dark){.blocks{fill:#5b96f0}.named{fill:#f0a84b}.even{stroke:#9aa7b7}.band{fill:#4cc38a}}
 """
+
+_LEGEND = (
+    ("blocks", "held-out random net"),
+    ("layers", "isolated layer"),
+    ("named", "well-known net"),
+    ("band", "within 10 %"),
+)
 
 _SIDE = 560
 _LEFT, _BOTTOM, _TOP, _RIGHT = 76, 46, 12, 16
@@ -37,7 +44,7 @@ def svg_scatter(target: str, tool: str, dots: Sequence[Dot]) -> str:
     )
     parts = []
     x = float(MARGIN)
-    for style, text in (("random", "held-out random net"), ("named", "well-known net"), ("band", "within 10 %")):
+    for style, text in _LEGEND:
         parts.append(f'<rect class="{style}" x="{x:.0f}" y="80" width="12" height="12" rx="3"/>')
         parts.append(f'<text x="{x + 18:.0f}" y="90">{text}</text>')
         x += 40 + 6.6 * len(text)

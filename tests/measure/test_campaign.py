@@ -15,7 +15,7 @@ from graphopt.measure import campaign as c
 from graphopt.measure import choice
 from graphopt.measure.backend import Measurement, Refusal, Row
 from graphopt.measure.choice import Choice
-from graphopt.measure.data import measured_kernels, measured_nets
+from graphopt.measure.data import LAYER_WEIGHT, measured_kernels, measured_nets
 from graphopt.measure.journal import Entry, Header, Journal, digest, read_header
 from graphopt.measure.runner import DIED, measure_nets
 from graphopt.measure.spec import fingerprint, make_graph
@@ -92,6 +92,13 @@ def test_another_net_of_the_same_name_is_refused(tmp_path: Path) -> None:
         measured_nets([replace(entry, fingerprint="0" * 16)], TARGET)
 
 
+def test_a_layer_or_two_is_no_net(tmp_path: Path) -> None:
+    first, second = measured_nets(filled(tmp_path, ["mixed:1", "mixed:56"]), TARGET)
+    assert (first.is_isolated, second.is_isolated) == (False, True)
+    assert len(second.loads) <= 2
+    assert {kernel.weight for kernel in measured_kernels([second])} == {LAYER_WEIGHT}
+
+
 def test_kernels_of_a_group_are_not_learned_from(tmp_path: Path) -> None:
     (entry,) = filled(tmp_path, [f"mixed:{MEASURABLE}"])
     assert isinstance(entry.answer, Measurement)
@@ -162,6 +169,7 @@ def _evaluate(folder: Path, target: Path) -> None:
     assert {line["estimator"] for line in found["scores"]} == {
         "target", "MACs alone", "roofline alone", "random forest",
     }  # fmt: skip
+    assert {line["nets"] for line in found["scores"]} == {net["kind"] for net in found["nets"]} <= {"blocks", "layers"}
     assert (folder / "plot.svg").read_text("utf-8").count("<circle") == len(found["nets"])
     assert len(Journal(folder / "j", read_header(folder / "j"))) == len(journal) + 3
 

@@ -52,12 +52,12 @@ def test_nets_are_judged_by_their_sums_and_groups_by_theirs() -> None:
 
 
 def test_the_scatter_plot_places_and_names_every_net() -> None:
-    dots = [Dot("<a>", "random", 10.0, 10.0, 0.0), Dot("b", "named", 1000.0, 500.0, 0.0)]
+    dots = [Dot("<a>", "blocks", 10.0, 10.0, 0.0), Dot("b", "named", 1000.0, 500.0, 0.0)]
     picture = svg_scatter("my target", "tool 1.0", dots)
     assert "&lt;a&gt;: measured 10 us" in picture
     assert "<a>" not in picture
     circles = re.findall(r'<circle class="(\w+)" cx="([\d.]+)" cy="([\d.]+)"', picture)
-    assert [kind for kind, _, _ in circles] == ["random", "named"]
+    assert [kind for kind, _, _ in circles] == ["blocks", "named"]
     left, right = (float(x) for _, x, _ in circles)
     low, high = (float(y) for _, _, y in circles)
     assert left < right

@@ -80,6 +80,19 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
         Journal(tmp_path, HEADER)
 
 
+def test_two_runs_do_not_fill_one_journal_at_once(tmp_path: Path) -> None:
+    journal = filled(tmp_path)
+    with (
+        journal.being_filled(),
+        pytest.raises(ConfigError, match=r"another run is measuring.*another folder") as caught,
+        Journal(tmp_path, HEADER).being_filled(),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    with Journal(tmp_path, HEADER).being_filled():  # the other one has ended
+        pass
+
+
 def test_no_journal_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="measure run"):
         read_header(tmp_path)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphopt.measure.evaluation import Score
     from graphopt.measure.examine import Examined
 
+_KINDS = {"blocks": "random nets", "layers": "isolated layers", "named": "named nets"}
 _SHOWN = 8
 """Nets that were missed by most and are shown."""
 
@@ -124,7 +125,8 @@ def run(
         example="graphopt measure evaluate my-u55.toml --journal measured/ --scatter plot.svg",
         codes="0 done; 2 bad input",
         keys="target, tool, scores: [{estimator, nets, of, count, mape, within_5, within_10, spearman}], nets: [{net, "
-        "kind, measured_us, estimated_us, spread}], refused: [{net, place, reason}], noise, left_out, scatter",
+        "kind, measured_us, estimated_us, spread}], refused: [{net, place, reason}], noise, left_out, scatter; nets "
+        "and kind are blocks (random nets), layers (random nets of a layer or two) or named (MODELs, too)",
     ),
 )
 @click.argument("target", metavar="TARGET")
@@ -292,7 +294,7 @@ def _verdict(found: Examined) -> list[Table | str]:
 
     scores = _scores_table("estimator", "nets", "of")
     for line in found.lines:
-        scores.add_row(line.estimator, line.nets, line.of, *_score_cells(line.score))
+        scores.add_row(line.estimator, _KINDS[line.nets], line.of, *_score_cells(line.score))
     numbers = ("measured", "estimated", "off by")
     worst = table("farthest off", *numbers, right=numbers)
     for dot in sorted(found.dots, key=lambda dot: -abs(dot.estimated_us / dot.measured_us - 1))[:_SHOWN]:
