@@ -64,9 +64,10 @@ class Branching:
         if self._scorer.feasible(float(scores[first])) and scores[first] < self.score:
             self.best, self.score = rows[first], float(scores[first])
 
-    def run(self, budget: Budget) -> None:
-        """Cut the region with the lowest bound, again and again."""
-        while not self.closed and not self._relaxation.spent and not budget.spent(self._scorer.evaluations):
+    def run(self, budget: Budget, cuts: float = math.inf) -> None:
+        """Cut the region with the lowest bound, again and again, so often at most."""
+        while not (self.closed or self._relaxation.spent or budget.spent(self._scorer.evaluations)) and cuts > 0:
+            cuts -= 1
             _, _, solved = heapq.heappop(self._open)
             for region in self._cut(solved):
                 self._add(region, solved)

@@ -23,6 +23,9 @@ MAX_ENTRIES = 200_000
 WORK = 10_000_000
 """Entries that the minimisations of one window go through, about."""
 
+CUTS = 12
+"""Times that the space is cut where its relaxation leaves a gap."""
+
 LARGEST, SMALLEST = 256, 4
 """Decisions of a window that is not the whole table."""
 
@@ -50,7 +53,7 @@ class Windows:
         """Choose window after window anew until none improves, and return the candidate and its score."""
         if self._whole.complete:
             tree = Branching(self._whole, score)
-            tree.run(self._budget)
+            tree.run(self._budget, CUTS)
             self.proved = tree.closed
             return (at, score) if tree.best is None else self._better(at, score, tree.best[None])
         improved = True
