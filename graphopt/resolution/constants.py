@@ -1,9 +1,4 @@
-"""Constants that belong to a map: equal everywhere, they are repeated; a grid of positions is drawn again.
-
-Along an axis of n positions the values ``a + b * i`` are a grid. With ``b = 1 / n`` (and ``a`` 0 or ``b / 2``) it spans
-the map from 0 to 1 and does so at any size; with ``b`` 1, or the pixels of the input for each position, it counts cells
-or pixels and goes on counting. Anything else (learned positions, a list of anchors) belongs to its size.
-"""
+"""Constants that meet a map follow it: in an elementwise op, and beside it in a concatenation."""
 
 from __future__ import annotations
 
@@ -12,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from graphopt.ir.op import Array, Op
+from graphopt.resolution.grids import stretched, stretched_levels
 from graphopt.resolution.state import Sizes, refuse, refuse_misfit
 
-_CLOSE = 1e-5
 _TOLD = {"ConstantOfShape": 0, "Expand": 1, "Resize": 3}
 """Ops that are told how large a map to make, and the input that says it."""
 
@@ -54,59 +49,39 @@ def fit_to(sizes: Sizes, op: Op, slot: int, wanted: Sequence[int | None]) -> Op:
 
 
 def _along(sizes: Sizes, op: Op, values: Array, axis: int, length: int) -> Array:
+    """The constant with ``length`` positions along an axis."""
     rows = np.moveaxis(values, axis, 0)
-    count = len(rows)
-    if (rows == rows[:1]).all():
-        return np.repeat(values.take([0], axis), length, axis)
-    grid = _grid(sizes, rows, count, length) if values.dtype.kind in "fiu" else None
-    if grid is None:
+    sides = {side for name in sizes.graph.inputs for side in sizes.graph.static_shape(name) or ()}
+    made = stretched(rows, length, sides)
+    if made is None:
+        made = stretched_levels(rows, length, sizes.seen, sides)
+    if made is None:
         shown = "x".join(map(str, values.shape))
-        refuse(op, f"its constant {shown} holds values for each of {count} positions (anchors, learned positions?), "
-               f"and there are {length} at this size")  # fmt: skip
-    return np.moveaxis(grid.astype(values.dtype), 0, axis)
-
-
-def _grid(sizes: Sizes, rows: Array, count: int, length: int) -> Array | None:
-    """The grid drawn for ``length`` positions; ``None`` where ``rows`` are none."""
-    exact = rows.astype(np.float64)
-    start, step = exact[0], exact[1] - exact[0]
-    places = np.arange(count).reshape(-1, *(1,) * (exact.ndim - 1))
-    scale = max(float(np.abs(exact).max()), 1e-12)
-    if np.abs(exact - (start + step * places)).max() > _CLOSE * scale:
-        return None
-    moving = step != 0
-    steps, starts = step[moving], start[moving]
-    places = np.arange(length).reshape(-1, *(1,) * (exact.ndim - 1))
-    if np.allclose(steps * count, 1.0, rtol=1e-4):
-        for offset in (0.0, 0.5):
-            if np.allclose(starts * count, offset, atol=1e-3):
-                return np.where(moving, (places + offset) / length, start)
-        return None
-    inputs = {dim for name in sizes.graph.inputs for dim in sizes.graph.static_shape(name) or ()}
-    pixels = {dim // count for dim in inputs if dim % count == 0} | {1}
-    if not any(np.allclose(steps, number) for number in pixels):
-        return None
-    return np.asarray(start + step * places)
+        refuse(op, f"its constant {shown} holds values for each of {len(rows)} positions (anchors, learned "
+               f"positions?), and there are {length} at this size")  # fmt: skip
+    return np.moveaxis(made, 0, axis)
 
 
 def fit_broadcast(sizes: Sizes, op: Op) -> Op:
-    """An elementwise op: constants that covered a map cover the new one."""
+    """An elementwise op: constants that covered a map cover the new one, and maps that were alike still are."""
     rank = max(len(sizes.new(tensor)) for tensor in op.inputs if tensor)
-    maps = [tensor for tensor in op.inputs if tensor in sizes.shapes]
+    became: dict[tuple[int, int], set[int]] = {}
+    for tensor in op.inputs:
+        if tensor in sizes.shapes:
+            pairs = zip(sizes.old(tensor), sizes.static(tensor), strict=True)
+            for axis, (old, new) in enumerate(pairs, rank - len(sizes.new(tensor))):
+                became.setdefault((axis, old), set()).add(new)
     for slot, tensor in enumerate(op.inputs):
         if not tensor or tensor in sizes.shapes or tensor in sizes.values:
             continue
-        have = sizes.new(tensor)
-        offset = rank - len(have)
-        wanted: list[int | None] = [None] * len(have)
-        for other in maps:
-            old, new = sizes.old(other), sizes.static(other)
-            for axis in range(len(new)):
-                place = axis + rank - len(new) - offset
-                if place >= 0 and have[place] == old[axis] != new[axis] and old[axis] != 1:
-                    wanted[place] = new[axis]
+        wanted: list[int | None] = []
+        for axis, dim in enumerate(sizes.new(tensor), rank - len(sizes.new(tensor))):
+            met = became.get((axis, dim), set()) if isinstance(dim, int) and dim > 1 else set()
+            wanted.append(next(iter(met)) if len(met) == 1 and dim not in met else None)
         if any(length is not None for length in wanted):
             op = fit_to(sizes, op, slot, wanted)
+    if any(len(new) > 1 for (_, old), new in became.items() if old > 1):
+        refuse_misfit(sizes, op)  # one of them may be 1, which ONNX would take for a repetition
     return op
 
 

@@ -17,12 +17,27 @@ Follow = Callable[[Sizes, Op], Op]
 
 def _conv(sizes: Sizes, op: Op) -> Op:
     kernel, before = sizes.static(op.inputs[1])[2:], sizes.old(op.inputs[0])[2:]
-    if op.op_type == "Conv" and kernel == before and math.prod(before) > 1 and set(sizes.old(op.outputs[0])[2:]) == {1}:
+    if kernel == before and math.prod(before) > 1 and set(sizes.old(op.outputs[0])[2:]) == {1}:
         refuse(op, f"its kernel reads the whole {_by(before)} map at once, so its weights belong to this size "
                "(a global pool and a 1x1 convolution would go with any)")  # fmt: skip
-    if op.op_type == "Conv":
-        _check_window(sizes, op, kernel)
+    _check_window(sizes, op, kernel)
     return op
+
+
+def _conv_transpose(sizes: Sizes, op: Op) -> Op:
+    if not op.attribute("output_shape"):
+        return op
+    return op.with_attributes(output_shape=_made_of(sizes, op)[2:])
+
+
+def _made_of(sizes: Sizes, op: Op) -> tuple[int, ...]:
+    """What an op that is told its output's size makes now: what a map of that size became, else in proportion."""
+    before, after, made = sizes.old(op.inputs[0]), sizes.static(op.inputs[0]), sizes.old(op.outputs[0])
+    known = sizes.seen.get((made[2], made[3]), set()) if len(made) == 4 else set()
+    if len(known) == 1:
+        return (*made[:2], *next(iter(known)))
+    spatial = zip(made[2:], before[2:], after[2:], strict=True)
+    return (*made[:2], *(out if old == new else _in_proportion(op, out, old, new) for out, old, new in spatial))
 
 
 def _check_window(sizes: Sizes, op: Op, kernel: Sequence[int]) -> None:
@@ -80,15 +95,8 @@ def _resize(sizes: Sizes, op: Op) -> Op:
     stale = any(move and size == made[axis] for move, size, axis in zip(moved, told, axes, strict=True))
     if not stale:
         return op  # the model computes it, and it follows
-    known = sizes.seen.get((made[2], made[3]), set()) if len(made) == 4 else set()
-    if len(known) == 1:
-        met = (*made[:2], *next(iter(known)))
-        return sizes.put_ints(op, 3, [met[axis] for axis in axes])
-    wanted = [
-        _in_proportion(op, made[axis], before[axis], after[axis]) if move else size
-        for move, size, axis in zip(moved, told, axes, strict=True)
-    ]
-    return sizes.put_ints(op, 3, wanted)
+    wanted = _made_of(sizes, op)
+    return sizes.put_ints(op, 3, [wanted[axis] for axis in axes])
 
 
 def _in_proportion(op: Op, made: int, before: int, after: int) -> int:
@@ -101,6 +109,8 @@ def _slice(sizes: Sizes, op: Op) -> Op:
     """Bounds at the end, or counted from there, follow; others must not lie on an axis that changes."""
     before, after = sizes.old(op.inputs[0]), sizes.new(op.inputs[0])
     by_input = op.attribute("starts") is None
+    if by_input and (op.input(1) in sizes.values or op.input(2) in sizes.values):
+        return op  # the model computes them, and they follow
     starts = sizes.ints(op.input(1)) if by_input else list(op.attribute("starts"))
     ends = sizes.ints(op.input(2)) if by_input else list(op.attribute("ends"))
     if starts is None or ends is None:
@@ -140,6 +150,8 @@ def _split(sizes: Sizes, op: Op) -> Op:
 def _expand(sizes: Sizes, op: Op) -> Op:
     told = sizes.ints(op.inputs[1])
     before, after = sizes.old(op.inputs[0]), sizes.static(op.inputs[0])
+    if op.inputs[1] in sizes.values:
+        return op  # the model computes it, and it follows
     if told is None:
         refuse(op, "the shape it makes is computed from values of the input")
     wanted = list(told)
@@ -179,6 +191,7 @@ FOLLOW: dict[str, Follow] = {
     "AveragePool": _pool,
     "Concat": fit_concat,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Expand": _expand,
     "Gemm": _gemm,
     "MatMul": _gemm,

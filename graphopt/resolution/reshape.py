@@ -19,15 +19,24 @@ def follow_reshape(sizes: Sizes, op: Op) -> Op:
     """Return the op with its target at the new size. Raises ``SizeMisfit`` where that cannot be told."""
     before, after = sizes.old(op.inputs[0]), sizes.static(op.inputs[0])
     shape = sizes.old(op.outputs[0])
-    made = list(_new_dims(sizes, op, before, after, shape))
     by_input = bool(op.input(1))
     target = sizes.ints(op.input(1)) if by_input else list(op.attribute("shape") or ())
     if target is None:
         refuse(op, "its target is computed from values of the input")
+    if by_input and op.input(1) in sizes.values and _fills(target, after):
+        return op  # the model computes it, and it follows
+    made = list(_new_dims(sizes, op, before, after, shape))
     wanted = [_entry(op, i, entry, made, after) for i, entry in enumerate(target)]
     if not by_input:
         return op.with_attributes(shape=tuple(wanted))
     return sizes.put_ints(op, 1, wanted)
+
+
+def _fills(target: list[int], after: tuple[int, ...]) -> bool:
+    """Whether a target holds as many elements as there are."""
+    dims = [after[i] if entry == 0 and i < len(after) else entry for i, entry in enumerate(target)]
+    fixed, total = math.prod(dim for dim in dims if dim != -1), math.prod(after)
+    return fixed > 0 and total % fixed == 0 if -1 in dims else fixed == total
 
 
 def _entry(op: Op, place: int, entry: int, made: list[int], after: tuple[int, ...]) -> int:

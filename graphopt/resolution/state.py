@@ -91,10 +91,10 @@ class Sizes:
         return None if value is None or value.dtype.kind not in "iu" else [int(v) for v in value.reshape(-1)]
 
     def note_map(self, tensor: str) -> None:
-        """Remember what the height and width of a map became."""
-        old, new = self.graph.static_shape(tensor), self.shapes.get(tensor)
-        if old is not None and new is not None and len(old) == 4:
-            height, width = new[2:]
+        """Remember what the height and width of a map became, or that they stayed."""
+        old = self.graph.static_shape(tensor)
+        if old is not None and len(old) == 4:
+            height, width = self.new(tensor)[2:]
             if isinstance(height, int) and isinstance(width, int):
                 self.seen.setdefault((old[2], old[3]), set()).add((height, width))
 

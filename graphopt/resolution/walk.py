@@ -66,7 +66,7 @@ def _step(sizes: Sizes, op: Op, opsets: Mapping[str, int]) -> None:
             refuse(op, f"its output would have {len(shape)} dimensions, and had {len(old)}")
         if shape != old:
             sizes.shapes[output] = shape
-            sizes.note_map(output)
+        sizes.note_map(output)
     if op.op_type == "Reshape":
         _check_count(sizes, op)
     evaluate(sizes, op, opsets)

@@ -63,6 +63,15 @@ def resize_to_sizes(h: int, w: int) -> onnx.ModelProto:
     return net.model(net.op("Resize", joined, "", "", whole, mode="linear"))
 
 
+def transposed_to_shape(h: int, w: int) -> onnx.ModelProto:
+    """A transposed convolution that is told how large its output is."""
+    net = Net(h, w)
+    deep = net.conv("x", 3, 4, stride=2)
+    weight = net.constant(np.ones((4, 2, 3, 3), np.float32))
+    up = net.op("ConvTranspose", deep, weight, kernel_shape=[3, 3], strides=[2, 2], output_shape=[h, w])
+    return net.model(net.op("Concat", up, "x", axis=1))
+
+
 def resize_by_chain(h: int, w: int) -> onnx.ModelProto:
     """As PyTorch's older exports write `interpolate(size=...)`: batch and channels from Shape, the size a constant."""
     net = Net(h, w)
@@ -82,6 +91,19 @@ def view_by_chain(h: int, w: int) -> onnx.ModelProto:
     product = net.op("Mul", parts[2], parts[3])
     target = net.op("Concat", parts[0], parts[1], product, axis=0)
     return net.model(net.op("Softmax", net.op("Reshape", deep, target), axis=2))
+
+
+def cropped_by_chain(h: int, w: int) -> onnx.ModelProto:
+    """A crop to two thirds whose bounds are computed from Shape, and windows split by a computed Reshape."""
+    net = Net(h, w)
+    deep = net.conv("x", 3, 4, stride=2)
+    shape = net.op("Shape", deep)
+    sides = net.op("Slice", shape, net.constant([2]), net.constant([4]), net.constant([0]))
+    two, three = net.constant([2]), net.constant([3])
+    ends = net.op("Div", net.op("Mul", sides, two), three)
+    cut = net.op("Slice", deep, net.constant([0, 0]), ends, net.constant([2, 3]))
+    whole = net.op("Concat", net.constant([1, 2, 2]), sides, axis=0)
+    return net.model(cut, net.op("Reshape", deep, whole))
 
 
 def whole_pool(h: int, w: int) -> onnx.ModelProto:
@@ -133,6 +155,37 @@ def cell_grid(h: int, w: int) -> onnx.ModelProto:
     return net.model(net.op("Mul", net.op("Add", deep, grid), net.constant(np.float32(2.0))))
 
 
+def anchor_list(h: int, w: int) -> onnx.ModelProto:
+    """Two levels as one list, columns last: centres and strides of all cells are constants (YOLOX, YOLOv8)."""
+    net = Net(h, w)
+    x, cells, centres, strides = "x", [], [], []
+    for cin, stride in ((3, 2), (4, 4)):
+        x = net.conv(x, cin, 4, stride=2)
+        h, w = _down(h), _down(w)
+        cells.append(net.op("Reshape", x, net.constant([1, 4, h * w])))
+        ys, xs = np.meshgrid(np.arange(h) + 0.5, np.arange(w) + 0.5, indexing="ij")
+        centres.append(np.stack([xs, ys], -1).reshape(-1, 2))
+        strides.append(np.full(h * w, stride))
+    joined = net.op("Concat", *cells, axis=2)
+    near = net.op("Slice", joined, net.constant([0]), net.constant([2]), net.constant([1]))
+    far = net.op("Slice", joined, net.constant([2]), net.constant([4]), net.constant([1]))
+    points = net.constant(np.concatenate(centres).T[None].astype(np.float32))
+    box = net.op("Concat", net.op("Sub", points, near), net.op("Add", points, far), axis=1)
+    return net.model(net.op("Mul", box, net.constant(np.concatenate(strides)[None].astype(np.float32))))
+
+
+def prior_list(h: int, w: int) -> onnx.ModelProto:
+    """Three anchors a cell, centres from 0 to 1 and sides of their own (SSD)."""
+    net = Net(h, w)
+    x = net.conv(net.conv("x", 3, 4, stride=2), 4, 12, stride=2)
+    h, w = _down(_down(h)), _down(_down(w))
+    rows = net.op("Reshape", net.op("Transpose", x, perm=[0, 2, 3, 1]), net.constant([1, h * w * 3, 4]))
+    ys, xs, _ = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, np.arange(3), indexing="ij")
+    sides = np.broadcast_to([0.1, 0.2, 0.4], ys.shape)
+    priors = np.stack([xs, ys, sides, sides], -1).reshape(1, -1, 4)
+    return net.model(net.op("Add", rows, net.constant(priors.astype(np.float32))))
+
+
 def unit_grid(h: int, w: int) -> onnx.ModelProto:
     """Coordinates from 0 to 1 beside the map (CoordConv)."""
     net = Net(h, w)
@@ -182,6 +235,6 @@ def attention(h: int, w: int) -> onnx.ModelProto:
 
 
 FOLLOWING: tuple[Build, ...] = (
-    resize_to_sizes, resize_by_chain, view_by_chain, whole_pool, pixel_shuffle, detector_rows, cell_grid, unit_grid,
-    wide_rows, zeros_beside, gate_expanded, focus, attention,
+    resize_to_sizes, transposed_to_shape, cropped_by_chain, resize_by_chain, view_by_chain, whole_pool, pixel_shuffle,
+    detector_rows, wide_rows, anchor_list, prior_list, cell_grid, unit_grid, zeros_beside, gate_expanded, focus, attention,
 )  # fmt: skip

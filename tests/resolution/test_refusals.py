@@ -45,6 +45,12 @@ def skip_by_two() -> onnx.ModelProto:
     return net.model(net.op("Concat", up, skip, axis=1))
 
 
+def alike_by_chance() -> onnx.ModelProto:
+    """Two maps of 2x2, of which one becomes a single position: ONNX would repeat it without a word."""
+    net = Net(4, 4)
+    return net.model(net.op("Add", net.conv("x", 3, 4, stride=2), net.conv("x", 3, 4, pad=0)))
+
+
 def learned_positions() -> onnx.ModelProto:
     net = Net(16, 16)
     positions = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
@@ -83,6 +89,7 @@ CASES = [
     (flattened, (24, 24), r"24: Gemm .* 256 values that become 576.*global pool"),
     (whole_map_conv, (24, 24), r"Conv .* reads the whole 8x8 map .*global pool"),
     (skip_by_two, (15, 15), r"Concat .* 1x4x16x16 and 1x4x15x15; near it these would work: 16, 8, "),
+    (alike_by_chance, (3, 3), r"Add .* no longer fits together: 1x4x2x2 and 1x4x1x1"),
     (learned_positions, (24, 16), r"24x16: Add .* constant 1x4x8x8 holds values for each of 8 positions .*12 at"),
     (bent_positions, (16, 24), r"Add .* constant 1x1x1x8 holds values for each of 8 positions"),
     (cut_in_half, (16, 24), r"Slice .* cuts 0:8 out of 16"),
