@@ -19,6 +19,9 @@ _MOST_MACS: Final = 3e7
 _MOST_CELLS: Final = 600_000
 """Elements of the largest map."""
 
+_BRANCHES: Final = 6
+"""Paddings of one net."""
+
 _ACTS: Final = ("relu6", "relu", "hard-swish", "leaky-relu", "")
 
 
@@ -41,6 +44,20 @@ def _padded(rng: np.random.Generator, weights: int, sides: tuple[int, int]) -> N
     padded = b.pad_channels(x, narrow + wide, concat=bool(rng.random() < 0.5))
     skipped = b.conv(x, narrow + wide)
     b.depthwise(b.add(padded, skipped, act=_act(rng)), 3)
+    return b
+
+
+def random_paddings(rng: np.random.Generator, weights: int) -> NetBuilder:
+    """Many paddings of channels side by side: what one costs jumps with its size as nothing else does."""
+    size = _log_uniform(rng, 2, 100)
+    sides = (size, size if rng.random() < 0.7 else _log_uniform(rng, 2, 100))
+    b = NetBuilder(weights, (3, *sides))
+    for _ in range(_BRANCHES):
+        narrow = _channels(rng, sides)
+        wide = narrow if rng.random() < 0.3 else _channels(rng, sides)
+        x = b.conv("image", narrow, 1, int(rng.choice([1, 2])) if size > 3 else 1, act="relu")
+        padded = b.pad_channels(x, narrow + wide, concat=bool(rng.random() < 0.5))
+        b.add(padded, b.conv(x, narrow + wide), act="relu")
     return b
 
 

@@ -18,7 +18,7 @@ from graphopt.errors import ConfigError, did_you_mean
 from graphopt.measure.nets import blocks, heads
 from graphopt.measure.nets.blocks import Block, round_width
 from graphopt.measure.nets.builder import Map, NetBuilder
-from graphopt.measure.nets.parts import random_part
+from graphopt.measure.nets.parts import random_paddings, random_part
 
 MakeBlock = Callable[[NetBuilder, str, Block], str]
 
@@ -71,8 +71,9 @@ def random_net(seed: int, family: str = "mixed") -> onnx.ModelProto:
 
     Args:
         seed: which one, 0 or more.
-        family: ``mixed``, all kinds of nets; ``mobilenet``, one MobileNetV2 at 96x96 whose widths alone vary; or
-            ``parts``, single ops that whole nets seldom have, between convolutions.
+        family: ``mixed``, all kinds of nets; ``mobilenet``, one MobileNetV2 at 96x96 whose widths alone vary;
+            ``parts``, single ops that whole nets seldom have, between convolutions; or ``parts-padding``, many paddings of
+            channels.
 
     Raises:
         ConfigError: when there is no such family.
@@ -253,6 +254,7 @@ def _mobilenet(rng: np.random.Generator, weights: int) -> NetBuilder:
 FAMILIES: Final[dict[str, Callable[[np.random.Generator, int], NetBuilder]]] = {
     "mixed": _mixed,
     "mobilenet": _mobilenet,
+    "parts-padding": random_paddings,
     "parts": random_part,
 }
 """Families of nets by name."""
