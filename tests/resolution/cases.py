@@ -236,5 +236,6 @@ def attention(h: int, w: int) -> onnx.ModelProto:
 
 FOLLOWING: tuple[Build, ...] = (
     resize_to_sizes, transposed_to_shape, cropped_by_chain, resize_by_chain, view_by_chain, whole_pool, pixel_shuffle,
-    detector_rows, wide_rows, anchor_list, prior_list, cell_grid, unit_grid, zeros_beside, gate_expanded, focus, attention,
+    detector_rows, wide_rows, anchor_list, prior_list, cell_grid, unit_grid, zeros_beside, gate_expanded, focus,
+    attention,
 )  # fmt: skip

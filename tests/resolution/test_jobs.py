@@ -12,13 +12,14 @@ import pytest
 from graphopt.errors import ConfigError, PlanError
 from graphopt.pipeline import apply_plan, optimize, scan
 from graphopt.plan import plan_from_toml, plan_to_toml
+from graphopt.prepare import at_resolution, open_subject
 from graphopt.resources import sample_models_dir
 from graphopt.results import OptimizeResult, Options
 from graphopt.search.objective import Constraints
 from graphopt.verification.session import Session
 from graphopt.weights.calibration import calibration_from_arrays
 from graphopt.weights.sized import Frame, fit
-from tests.resolution.cases import detector_rows
+from tests.resolution.cases import detector_rows, view_by_chain
 
 FASHION = sample_models_dir() / "fashion_classifier.onnx"
 CALIBRATION = str(FASHION.with_name("fashion_calibration.npz"))
@@ -163,10 +164,41 @@ def test_an_output_that_follows_has_no_teacher(tmp_path: Path) -> None:
     assert [(change.before, change.after) for change in result.resolution.outputs] == [((1, 960, 6), (1, 1440, 6))]
 
 
+def test_a_model_that_leaves_its_size_open_stays_open(tmp_path: Path) -> None:
+    """Nothing in its file has to follow; it is priced, searched and proved at the size that was chosen."""
+    model = view_by_chain(32, 32)
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, name in zip(value.type.tensor_type.shape.dim[2:], ("H", "W"), strict=False):
+            dim.dim_param = name
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    own = {"x": (1, 3, 32, 32)}
+    options = replace(EXACT, input_shapes=own, resolutions={"": ((16, 24),)})
+    result = optimize(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
+    assert result.resolution is not None
+    assert (result.resolution.open, result.plan.input_shapes) == (True, (("x", (1, 3, 32, 32)),))
+    assert result.verification is not None
+    assert result.verification.verdict == "equal"
+    out = onnx.load(tmp_path / "out.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param for dim in out][2:] == ["H", "W"]
+    again = apply_plan(tmp_path / "model.onnx", result.plan)
+    assert again.after == result.after
+
+
+def test_measured_drifts_of_other_sizes_are_kept_apart(tmp_path: Path) -> None:
+    subject = open_subject(FASHION, "npu-32")
+    smaller = at_resolution(subject, {"image": (1, 1, 24, 24)}, tmp_path)
+    assert smaller.digest == subject.digest
+    assert smaller.key != subject.key
+
+
 def test_images_are_resized_by_their_axes_and_whole_numbers_stay_whole() -> None:
     rows = np.broadcast_to(np.arange(8, dtype=np.float32)[None, None, :, None], (2, 1, 8, 4))
     (made,) = fit({"x": rows}, {"x": Frame((2, 3), (4, 4))}).values()
     np.testing.assert_allclose(made[1, 0, 1:3, 0], [2.5, 4.5], atol=0.2)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 1, 9, 9)).astype(np.uint8)
+    small = {"x": Frame((2, 3), (4, 5))}
+    np.testing.assert_array_equal(fit({"x": noise}, small)["x"], np.rint(fit({"x": noise.astype("f4")}, small)["x"]))
     pixels = np.full((1, 6, 4, 3), 200, np.uint8)
     (made,) = fit({"x": pixels}, {"x": Frame((1, 2), (3, 8))}).values()
     assert (made.shape, made.dtype, set(made.flat)) == ((1, 3, 8, 3), np.dtype(np.uint8), {200})
