@@ -19,7 +19,7 @@ from graphopt.cost.workload import Workload
 from graphopt.ir.graph import Graph
 from graphopt.measure.backend import Refusal
 from graphopt.measure.choice import Choice
-from graphopt.measure.data import MeasuredNet, measured_kernels, measured_nets, workloads
+from graphopt.measure.data import PARTS, MeasuredNet, measured_kernels, measured_nets, workloads
 from graphopt.measure.evaluation import Estimator, Judged, Real, judge, net_score
 from graphopt.measure.fit import fit
 from graphopt.measure.journal import FILE_NAME, Entry, Header, Journal, digest, read_header
@@ -54,6 +54,7 @@ class Campaign:
         seed: of the first one.
         jobs: processes that measure.
         adaptive: whether later nets are those on which the estimator is least sure.
+        parts: small nets around single ops that supplement them, and for every three one of many paddings.
     """
 
     choice: Choice
@@ -64,11 +65,18 @@ class Campaign:
     seed: int = 0
     jobs: int = 1
     adaptive: bool = True
+    parts: int = 0
 
     @property
     def validation_keys(self) -> list[str]:
         """The nets that choices are made on."""
         return [random_key(self.family, VALIDATION + self.seed + i) for i in range(self.validation)]
+
+    @property
+    def part_keys(self) -> list[str]:
+        """The nets of the supplement."""
+        counts = zip(PARTS, (self.parts, self.parts // 3), strict=True)
+        return [random_key(family, self.seed + i) for family, count in counts for i in range(count)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +85,7 @@ class Outcome:
 
     Attributes:
         learned: the estimator.
-        training: the nets that it was fitted to.
+        training: the nets that it was fitted to, the supplement included.
         validation: the validation nets, estimated.
         half_error: mean relative error of whole nets when fitted to every second net.
         error: the same when fitted to all of them.
@@ -177,6 +185,8 @@ def run(journal: Journal, campaign: Campaign, progress: Progress | None = None) 
     apart = collect(journal, campaign.validation_keys, campaign)
     held_out = measured_nets(apart, campaign.target)
     entries = training_entries(journal, campaign.family)[: campaign.nets]
+    say("parts")
+    entries += collect(journal, campaign.part_keys, campaign)
     say("fitting")
     training = measured_nets(entries, campaign.target)
     half = learn(training[::2], campaign.target)

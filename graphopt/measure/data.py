@@ -22,8 +22,8 @@ from graphopt.targets.target import Target
 LAYER_WEIGHT: Final = 0.3
 """How much a kernel of a net of one or two kernels counts: in a real net it would find its input on the chip."""
 
-PARTS: Final = "parts"
-"""The family of nets that are a supplement (`graphopt.measure.nets.parts`)."""
+PARTS: Final = ("parts", "parts-padding")
+"""The families of nets that are a supplement (`graphopt.measure.nets.parts`)."""
 
 PART_WEIGHT: Final = 0.5
 """How much a kernel counts there if whole nets have few of its kind."""
@@ -126,6 +126,6 @@ def measured_kernels(nets: Iterable[MeasuredNet]) -> list[MeasuredKernel]:
 
 
 def _weight(net: MeasuredNet, load: Workload) -> float:
-    if net.key.startswith(f"{PARTS}:"):
+    if net.key.partition(":")[0] in PARTS:
         return SURROUNDING_WEIGHT if load.category in _EVERYWHERE else PART_WEIGHT
     return LAYER_WEIGHT if net.is_isolated else 1.0

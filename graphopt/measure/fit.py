@@ -31,7 +31,7 @@ TILES: Final = (1, 2, 4, 8, 16, 32, 64)
 MIN_KERNELS: Final = 10
 """Fewer measured kernels of a category than this, and it is left to the analytic roofline."""
 
-APART: Final[frozenset[Category]] = frozenset({"copy", "pool", "reduce"})
+APART: Final[frozenset[Category]] = frozenset({"copy", "pool"})
 """Categories whose op types are learned one by one where `MIN_APART` kernels of each are there: what a Pad costs says
 nothing of a Concat."""
 
@@ -42,8 +42,8 @@ TREES: Final = 600
 
 FOLDS: Final = 4
 _KERNELS_PER_TREE: Final = 5
-_ALL_TREES: Final = 2400
-"""Trees of all categories together: about 70 bytes each in a file of at most 200 kB."""
+_ALL_TREES: Final = 1850
+"""Trees of all categories together: about 80 bytes each in a file of at most 200 kB."""
 
 _RATE: Final = 0.1
 _SPREAD_TREES: Final = 20

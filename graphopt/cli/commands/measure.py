@@ -68,6 +68,11 @@ def command() -> None:
 @click.option(
     "--validation", type=click.IntRange(min=5), default=60, show_default=True, help="Nets that the fit is judged on."
 )
+@click.option(
+    "--parts", type=click.IntRange(min=0), metavar="N",
+    help="Small nets around ops that whole nets seldom have, to learn from at low weight, and N/3 of channel paddings "
+    "[default: as many as NETS for a backend that computes (vela), 0 for one that takes time].",
+)  # fmt: skip
 @click.option("--family", default="mixed", show_default=True, metavar="NAME", help="Of random nets: mixed, mobilenet.")
 @click.option(
     "--adaptive/--no-adaptive", default=True,
@@ -106,7 +111,10 @@ def run(
     for path in (made, made.with_name(estimator_name(made))):
         refuse_existing(path, force=force)
     base = target or _base(backend, config)
-    plan = c.Campaign(Choice(backend, config), load_target(base), **values)
+    choice = Choice(backend, config)
+    if values["parts"] is None:
+        values["parts"] = values["nets"] if choice.runs_side_by_side else 0
+    plan = c.Campaign(choice, load_target(base), **values)
     check_installed(FITTING)
     kept = c.open_journal(Path(journal), plan)
     reused = len(kept)

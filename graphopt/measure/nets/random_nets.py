@@ -72,8 +72,8 @@ def random_net(seed: int, family: str = "mixed") -> onnx.ModelProto:
     Args:
         seed: which one, 0 or more.
         family: ``mixed``, all kinds of nets; ``mobilenet``, one MobileNetV2 at 96x96 whose widths alone vary;
-            ``parts``, single ops that whole nets seldom have, between convolutions; or ``parts-padding``, many paddings of
-            channels.
+            ``parts``, single ops that whole nets seldom have, between convolutions; or ``parts-padding``, many
+            paddings of channels.
 
     Raises:
         ConfigError: when there is no such family.
