@@ -14,7 +14,15 @@ import onnxruntime
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = ("README.md", "fashion_calibration.npz", "fashion_classifier.onnx", "fashion_test.npz")
+SAMPLES = (
+    "README.md",
+    "fashion_calibration.npz",
+    "fashion_classifier.onnx",
+    "fashion_detector.onnx",
+    "fashion_detector_calibration.npz",
+    "fashion_tasks.py",
+    "fashion_test.npz",
+)
 
 pytestmark = pytest.mark.slow
 
