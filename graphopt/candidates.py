@@ -27,6 +27,9 @@ DRIFT_USED = 0.75
 MEMORY_ATTEMPTS = 4
 """Searches at most until the allocator's peak, and not only the live set, keeps the bound."""
 
+RAISES = 1
+"""Searches after that, with a bound between the one that was too low and the one that was too high."""
+
 
 def search(job: Job, table: CostTable, bounds: Constraints, progress: Progress | None) -> tuple[Found, Draft]:
     """The best candidate, applied.
@@ -53,27 +56,45 @@ def search_once(
 ) -> tuple[Found, Draft, bool]:
     """The best candidate (by the job's objective where none is given), applied, and whether it keeps the bounds.
 
-    The search sees the live set; the arena that counts may need a little more.
+    The search sees the live set; the arena that counts may need a little more. So the bounds on memory are lowered by
+    what the arena was over, until it keeps them, and raised again half-way as long as that finds a better one.
     """
-    options = job.options
-    lowered = bounds
-    for _ in range(MEMORY_ATTEMPTS):
+
+    def look(lowered: Constraints) -> tuple[Found, Draft, bool, tuple[int, int]]:
+        options = job.options
         scorer = Scorer(table, objective or options.objective, lowered)
         budget = Budget(options.max_evaluations)
         name, prove = (options.search, options.certify) if objective is None else ("local", False)
         found = run_search(name, table, scorer, seed=options.seed, budget=budget, prove=prove)
         draft = Draft(job, found.best, progress)
-        after = draft.after
-        peak, memory = after.peak_activation_bytes, after.peak_activation_bytes + after.parameter_bytes
-        over = [_over(peak, bounds.peak_bytes), _over(memory, bounds.memory_bytes)]
-        if not any(over) or not scorer.feasible(found.score):
+        peak, memory = draft.after.peak_activation_bytes, draft.after.memory_bytes
+        over = _over(peak, bounds.peak_bytes), _over(memory, bounds.memory_bytes)
+        return found, draft, scorer.feasible(found.score), over
+
+    low = high = bounds
+    for _ in range(MEMORY_ATTEMPTS):
+        found, draft, feasible, over = look(low)
+        if not any(over) or not feasible:
             break
-        lowered = replace(
-            lowered,
-            peak_bytes=_less(lowered.peak_bytes, over[0]),
-            memory_bytes=_less(lowered.memory_bytes, over[1]),
+        high, low = (
+            low,
+            replace(low, peak_bytes=_less(low.peak_bytes, over[0]), memory_bytes=_less(low.memory_bytes, over[1])),
         )
-    return found, draft, not any(over) and scorer.feasible(found.score)
+    kept = feasible and not any(over)
+    for _ in range(RAISES if kept and low != bounds else 0):
+        middle = replace(
+            low,
+            peak_bytes=_middle(low.peak_bytes, high.peak_bytes),
+            memory_bytes=_middle(low.memory_bytes, high.memory_bytes),
+        )
+        other, its_draft, feasible, over = look(middle)
+        if not feasible or any(over):
+            high = middle
+            continue
+        low = middle
+        if other.score < found.score:
+            found, draft = other, its_draft
+    return found, draft, kept
 
 
 def _over(value: int, bound: int | None) -> int:
@@ -82,6 +103,10 @@ def _over(value: int, bound: int | None) -> int:
 
 def _less(bound: int | None, excess: int) -> int | None:
     return None if bound is None else max(bound - excess, 1)
+
+
+def _middle(low: int | None, high: int | None) -> int | None:
+    return None if low is None or high is None else (low + high) // 2
 
 
 def search_within_drift(

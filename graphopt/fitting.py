@@ -44,9 +44,9 @@ def fit(job: Job, progress: Progress | None) -> tuple[Found, Draft, tuple[str, .
     loss = with_loss(job, progress)
     found, draft = search(job, loss.table, job.options.constraints, progress)
     notes = tuple(filter(None, [loss.note]))
-    if _memory(draft.after) > job.options.constraints.bounds["memory"]:
+    if draft.after.memory_bytes > job.options.constraints.bounds["memory"]:
         smaller, least = smallest(job, progress)
-        if _memory(least.after) < _memory(draft.after):
+        if least.after.memory_bytes < draft.after.memory_bytes:
             return replace(smaller, evaluations=found.evaluations + smaller.evaluations), least, notes
     return found, draft, notes
 
@@ -76,7 +76,7 @@ def why_not(draft: Draft, progress: Progress | None) -> str:
     )
     for level in _above(job.options.allowed):
         wider = Job(job.subject.path, replace(job.options, allow=level), subject=job.subject)
-        reached = _memory(smallest(wider, progress)[1].after)
+        reached = smallest(wider, progress)[1].after.memory_bytes
         if reached <= bound:
             reason += f"; it fits with --allow {level}"
             break
@@ -91,7 +91,3 @@ def _above(level: Safety) -> tuple[Safety, ...]:
 
 def _split(estimate: Estimate) -> MemorySplit:
     return MemorySplit(estimate.parameter_bytes, estimate.peak_activation_bytes)
-
-
-def _memory(estimate: Estimate) -> int:
-    return _split(estimate).total_bytes

@@ -19,7 +19,7 @@ from graphopt.results import Options
 from graphopt.search.objective import Constraints
 
 SAMPLE = sample_models_dir() / "fashion_classifier.onnx"
-RETRAIN = Options(allow="retrain", verify=False)
+RETRAIN = Options(allow="retrain", verify=False, max_evaluations=20_000)
 
 BRANCHES = """
 <ir_version: 8, opset_import: ["": 17]>

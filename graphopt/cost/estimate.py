@@ -78,6 +78,11 @@ class Estimate:
     uncertainty: float | None = None
 
     @property
+    def memory_bytes(self) -> int:
+        """Parameters and peak activations together."""
+        return self.parameter_bytes + self.peak_activation_bytes
+
+    @property
     def extrapolating(self) -> int:
         """How many kernels lie outside of what was measured."""
         return sum(kernel.extrapolates for kernel in self.kernels)

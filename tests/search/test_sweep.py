@@ -21,15 +21,15 @@ def area(points: np.ndarray, corner: np.ndarray) -> float:
     return total
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_swept_front_is_nearly_the_whole_one(seed: int) -> None:
-    table = with_memory(random_table(seed, 5, 4))
+    table = with_memory(random_table(seed, 4, 3))
     limit = float(np.median(points_of(table, "memory", every_candidate(table))[:, 1]))
     for constraints in (Constraints(), Constraints(memory_bytes=int(limit))):
         true = points_of(table, "memory", front_of(table, "memory", every_candidate(table), constraints))
-        rows, spent = sweep(table, "memory", constraints, steps=200, budget=Budget(400_000))
+        rows, spent = sweep(table, "memory", constraints, steps=80, budget=Budget(60_000))
         found = points_of(table, "memory", rows)
-        assert spent <= 450_000
+        assert spent <= 70_000
         assert {tuple(point) for point in found[[0, -1]]} == {tuple(point) for point in true[[0, -1]]}
         assert (np.diff(found[:, 0]) > 0).all()
         assert (np.diff(found[:, 1]) < 0).all()
@@ -38,7 +38,7 @@ def test_the_swept_front_is_nearly_the_whole_one(seed: int) -> None:
 
 
 def test_a_front_out_of_reach_is_empty_and_a_short_one_is_cheap() -> None:
-    table = with_memory(random_table(0, 5, 4))
+    table = with_memory(random_table(0, 4, 3))
     rows, _ = sweep(table, "memory", Constraints(latency_us=1e-3))
     assert rows.shape == (0, len(table.variables))
     narrow, spent = sweep(table, "memory", Constraints(latency_us=points_of(table, "memory", _fastest(table))[0, 0]))
