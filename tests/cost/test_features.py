@@ -72,6 +72,19 @@ def test_padding_is_a_stair() -> None:
     assert seen[0, FEATURES.index("channels_out padded to 16")] == pytest.approx(32 / 17)
 
 
+def test_what_a_padding_adds_is_seen() -> None:
+    pad = Workload(
+        "vector", category="copy", op_type="Pad", output_height=6, output_width=5,
+        input_elements=30 * 20, output_elements=30 * 29,
+    )  # fmt: skip
+    for target in (NPU, CPU):  # channels, whatever a number takes
+        seen = dict(zip(FEATURES, features(rows([pad], target).columns, target)[0].tolist(), strict=True))
+        assert seen["log channels read"] == pytest.approx(np.log(21))
+        assert seen["log channels added"] == pytest.approx(np.log(10))
+        assert seen["channels added padded to 8"] == pytest.approx(16 / 9)
+        assert seen["log elements added"] == pytest.approx(np.log(271))
+
+
 def test_groups_of_one_channel_lie_side_by_side_and_wider_ones_do_not() -> None:
     depthwise = Workload("depthwise", groups=20, pixels=100, taps=9, channels_in=1, channels_out=1)
     grouped = Workload("convolution", groups=4, pixels=100, taps=9, channels_in=5, channels_out=5)

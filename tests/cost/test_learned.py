@@ -57,6 +57,16 @@ def test_many_at_once_are_each_alone_and_the_unlearned_are_left() -> None:
     assert found[0].latency_us.shape == ()
 
 
+def test_an_op_type_that_is_learned_apart_is_priced_apart() -> None:
+    dear = replace(model(), coefficients=model().coefficients * 3)
+    estimator = Learned({"copy": model(), "copy:Pad": dear})
+    pad = replace(conv(8, 8), category="copy", op_type="Pad")
+    loads = [pad, replace(pad, op_type="Concat"), replace(pad, op_type="Concat", weight_elements=0)]
+    padded, filled, joined = (one.latency_us for one in estimator.predict(loads, NPU) if one is not None)
+    assert padded == filled == pytest.approx(3 * joined, rel=0.01)  # constants are filled in, as by a Pad
+    assert unpacked(packed(estimator), "mine.npz").categories.keys() == {"copy", "copy:Pad"}
+
+
 @pytest.mark.parametrize(
     ("correlation", "expected"), [(0.0, 0.05), (1.0, 0.07), (0.5, (0.5 * 25 + 0.5 * 49) ** 0.5 / 100)]
 )

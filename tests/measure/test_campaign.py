@@ -15,7 +15,7 @@ from graphopt.measure import campaign as c
 from graphopt.measure import choice
 from graphopt.measure.backend import Measurement, Refusal, Row
 from graphopt.measure.choice import Choice
-from graphopt.measure.data import LAYER_WEIGHT, measured_kernels, measured_nets
+from graphopt.measure.data import LAYER_WEIGHT, PART_WEIGHT, measured_kernels, measured_nets
 from graphopt.measure.journal import Entry, Header, Journal, digest, read_header
 from graphopt.measure.runner import DIED, measure_nets
 from graphopt.measure.spec import fingerprint, make_graph
@@ -127,6 +127,17 @@ def test_test_and_validation_nets_are_never_trained_on(tmp_path: Path) -> None:
     journal = filled(tmp_path, keys)
     assert [entry.key for entry in c.training_entries(journal, "mixed")] == ["mixed:0"]
     assert not set(plan().validation_keys) & {keys[0], keys[2]}
+
+
+def test_parts_supplement_the_nets_at_low_weight(tmp_path: Path) -> None:
+    campaign = plan(parts=6)
+    assert campaign.part_keys == [*(f"parts:{seed}" for seed in range(6)), "parts-padding:0", "parts-padding:1"]
+    journal = filled(tmp_path, [*(f"mixed:{seed}" for seed in range(4)), *campaign.part_keys])
+    assert len(c.training_entries(journal, "mixed")) == 4
+    kernels = measured_kernels(measured_nets(journal, TARGET))
+    weights = {kernel.net: kernel.weight for kernel in kernels if kernel.load.category == "conv-1x1"}
+    assert weights["mixed:1"] > 10 * weights["parts-padding:0"] > 0
+    assert {kernel.weight for kernel in kernels if kernel.load.op_type == "Pad"} == {PART_WEIGHT}
 
 
 def test_a_campaign_learns_a_device_and_writes_a_target(tmp_path: Path) -> None:

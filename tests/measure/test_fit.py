@@ -106,6 +106,23 @@ def test_what_is_rare_or_never_varies_is_dealt_with(exact: Learned) -> None:
     assert 0 <= found.latency_us < 1.01e-3 * np.median([kernel.latency_us for kernel in kernels])
 
 
+def test_moves_of_many_kernels_are_learned_apart_and_rare_ones_together() -> None:
+    def moves(op_type: str, count: int, us: float, **more: int) -> list[MeasuredKernel]:
+        sizes = np.random.default_rng(count).integers(100, 10_000, count)
+        return [
+            MeasuredKernel(
+                Workload("vector", category="copy", op_type=op_type, output_elements=int(size), **more),
+                us * int(size), f"{op_type}-{number}",
+            )
+            for number, size in enumerate(sizes)
+        ]  # fmt: skip
+
+    kernels = [*moves("Pad", 40, 2e-3), *moves("Concat", 40, 2e-3, weight_elements=9), *moves("Concat", 70, 1e-5)]
+    learned = fit([*kernels, *moves("Slice", 20, 1e-4)], NPU)
+    assert learned.categories.keys() == {"copy", "copy:Concat", "copy:Pad"}
+    assert np.abs(off(learned, kernels)[0]).max() < 0.05
+
+
 def test_what_cannot_be_learned_from_is_refused() -> None:
     with pytest.raises(ModelError, match="8 measured kernels are too few"):
         fit(nets(1, 1), NPU)
