@@ -50,7 +50,8 @@ class Options:
         constraints: what must hold.
         seed: of the search and of made-up verification inputs.
         max_evaluations: when the search stops at the latest (candidates priced).
-        search: the strategy: ``local``, ``exact`` (the optimum with its proof) or ``greedy``.
+        search: the strategy: ``local``, ``exact`` (the optimum with its proof), ``evolve`` (a whole
+            front) or ``greedy``.
         certify: whether to say how far from the optimum the plan is at most.
         input_shapes: concrete shapes for dynamic inputs.
         calibration: real inputs without labels: an `.npz` or `.npy` by input name, or a folder of images. Lossy changes

@@ -277,9 +277,10 @@ search_options = stacked(
         "--max-evaluations", type=click.IntRange(min=1), metavar="N", help="Stop the search after N priced candidates."
     ),
     click.option(
-        "--search", type=click.Choice(["local", "exact", "greedy"]), default="local", show_default=True,
+        "--search", type=click.Choice(["local", "exact", "evolve", "greedy"]), default="local", show_default=True,
         help="How to search: moves with restarts, the optimum with its proof (where constraints leave a gap, how large "
-        "it is), or the best single change again and again.",
+        "it is), evolution of the front between latency, peak memory and parameters, or the best single change again "
+        "and again.",
     ),
     click.option(
         "--op-order", type=click.Choice(["file", "memory"]),

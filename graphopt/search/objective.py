@@ -175,6 +175,12 @@ class Scorer:
         scorer.evaluations = self.evaluations
         return scorer
 
+    def towards(self, objective: Objective) -> Scorer:
+        """A scorer with another objective under the same bounds."""
+        scorer = Scorer(self.table, objective, self.constraints, self._earlier)
+        scorer.evaluations = self.evaluations
+        return scorer
+
     def within(self, part: CostTable) -> Scorer:
         """The scorer for a table of a few decisions, all others staying (:meth:`CostTable.within`)."""
         scorer = copy(self)

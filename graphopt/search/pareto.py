@@ -39,9 +39,13 @@ class Front:
         keep = self._scorer(rows) < self._scorer.INFEASIBLE
         self._scorer.evaluations = evaluations  # they were counted when they were met
         rows = rows[keep]
-        latency, parameters = self._table.evaluate(rows, (LATENCY, PARAMETER_BYTES))
-        points = np.stack([latency, self._table.peak_bytes(rows), parameters], axis=1)
-        self._rows = [rows[i] for i in non_dominated(points)]
+        self._rows = [rows[i] for i in non_dominated(points_of(self._table, rows))]
+
+
+def points_of(table: CostTable, rows: Candidates) -> npt.NDArray[np.float64]:
+    """What a front trades: latency (us), peak memory and parameters (bytes), shape (candidates, 3)."""
+    latency, parameters = table.evaluate(rows, (LATENCY, PARAMETER_BYTES))
+    return np.stack([latency, table.peak_bytes(rows), parameters], axis=1)
 
 
 def non_dominated(points: npt.NDArray[np.float64]) -> list[int]:
@@ -52,7 +56,22 @@ def non_dominated(points: npt.NDArray[np.float64]) -> list[int]:
         points: shape (points, objectives).
     """
     front: list[int] = []
+    best = np.empty_like(points)
     for i in np.lexsort(points.T[::-1]):
-        if not any((points[j] <= points[i]).all() for j in front):
+        if not (best[: len(front)] <= points[i]).all(axis=1).any():
+            best[len(front)] = points[i]
             front.append(int(i))
     return front
+
+
+def ranks_of(points: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The number of each point's front: 0 is not dominated, 1 only by points of front 0 and so on; shape (points,)."""
+    no_worse = np.array((points[:, None] <= points[None]).all(axis=2))
+    beats = no_worse & ~no_worse.T
+    ranks = np.full(len(points), -1)
+    for rank in range(len(points)):
+        left = ranks < 0
+        if not left.any():
+            break
+        ranks[left & ~beats[left].any(axis=0)] = rank
+    return ranks

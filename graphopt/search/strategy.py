@@ -9,7 +9,7 @@ from graphopt.search.budget import Budget
 from graphopt.search.objective import Scorer
 from graphopt.space.table import Candidates, CostTable
 
-SearchName = Literal["local", "exact", "greedy"]
+SearchName = Literal["local", "exact", "evolve", "greedy"]
 
 ROUNDING = 1e-6
 """Relative gap below which two scores are one: ties are broken by terms of this size."""

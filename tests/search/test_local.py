@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from graphopt.search.budget import Budget
 from graphopt.search.local import local_search
 from graphopt.search.objective import Constraints, Scorer
-from graphopt.search.pareto import non_dominated
+from graphopt.search.pareto import non_dominated, ranks_of
 from graphopt.space.table import INVALID, LATENCY, METRICS, PARAMETER_BYTES, CostTable, Factor, Variable
 from tests.search.tables import every_candidate, no_memory, random_table
 
@@ -100,6 +100,9 @@ def test_an_empty_space_has_one_candidate() -> None:
 def test_front_is_what_nothing_dominates(points: list[tuple[int, int, int]]) -> None:
     array = np.array(points, float)
     front = non_dominated(array)
+    assert sorted(np.flatnonzero(ranks_of(array) == 0)) == sorted(
+        i for i, point in enumerate(array) if any((array[j] == point).all() for j in front)
+    )
     for i, point in enumerate(array):
         beaten = ((array <= point).all(axis=1) & (array < point).any(axis=1)).any()
         assert beaten or any((array[j] == point).all() for j in front)
