@@ -144,8 +144,12 @@ def pareto(
 def _for_front(options: Options, count: int) -> Options:
     if not 1 <= count <= MOST:
         raise ConfigError(f"--pareto must be from 1 to {MOST}, not {count}")
-    if options.objective != "latency" or options.fit_memory is not None or options.certify:
-        raise ConfigError("--pareto draws a front of its own: leave --objective, --fit-memory and --certify out")
+    others = options.objective != "latency", options.fit_memory is not None, options.max_drift is not None
+    if any(others) or options.certify:
+        asked = "--objective, --fit-memory, --max-drift and --certify"
+        raise ConfigError(f"--pareto draws a front of its own: leave {asked} out")
+    if options.search == "exact" and options.allowed == "exact":
+        raise ConfigError("--search exact needs costs that add up, and a front of exact plans trades memory: use local")
     return replace(
         options,
         op_order=options.op_order or ("memory" if options.allowed == "exact" else None),

@@ -98,9 +98,18 @@ def test_bounds_hold_and_what_is_out_of_reach_is_said() -> None:
     assert "latency 1" in never.reason
 
 
-@pytest.mark.parametrize("other", [{"objective": "macs"}, {"fit_memory": 100_000}, {"certify": True}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"objective": "macs"},
+        {"fit_memory": 100_000},
+        {"certify": True},
+        {"max_drift": 0.1},
+        {"allow": "exact", "search": "exact"},
+    ],
+)
 def test_options_that_say_something_else_are_refused(other: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="--pareto"):
+    with pytest.raises(ConfigError, match="front"):
         pareto(SAMPLE, None, replace(QUICK, **other))
 
 

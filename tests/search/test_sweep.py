@@ -27,7 +27,7 @@ def test_the_swept_front_is_nearly_the_whole_one(seed: int) -> None:
     limit = float(np.median(points_of(table, "memory", every_candidate(table))[:, 1]))
     for constraints in (Constraints(), Constraints(memory_bytes=int(limit))):
         true = points_of(table, "memory", front_of(table, "memory", every_candidate(table), constraints))
-        rows, spent = sweep(table, "memory", constraints, steps=80, budget=Budget(60_000))
+        rows, spent = sweep(table, "memory", constraints, steps=40, budget=Budget(60_000))
         found = points_of(table, "memory", rows)
         assert spent <= 70_000
         assert {tuple(point) for point in found[[0, -1]]} == {tuple(point) for point in true[[0, -1]]}
