@@ -63,6 +63,7 @@ class Workload:
             looks at beside the numbers above.
         op_type: the anchor's.
         activation: what is fused behind it.
+        activation_type: op type of the first op of that, "" for none.
         kernel_height, kernel_width: the window of a convolution or a pooling.
         stride_height, stride_width: its steps.
         pad_height, pad_width: rows and columns of zeros around its input, of both ends together.
@@ -87,6 +88,7 @@ class Workload:
     category: Category = "other"
     op_type: str = ""
     activation: Activation = "none"
+    activation_type: str = ""
     kernel_height: Count = 1
     kernel_width: Count = 1
     stride_height: int = 1
@@ -198,6 +200,7 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
         category=kernel.category,
         op_type=anchor.op_type,
         activation=_activation(kernel, graph),
+        activation_type=next((op_type for op_type in _followers(kernel, graph) if op_type in ACTIVATIONS), ""),
         kernel_height=window[0],
         kernel_width=window[1],
         stride_height=int(_plane((1, 1, *strides))[0]),
@@ -239,6 +242,10 @@ def _pads(anchor: Op, kernel: Kernel, graph: Graph) -> tuple[int, ...]:
     if not window or source is None or len(source) != len(window) + 2:
         return ()
     return tuple(before + after for before, after in window_pads(anchor, window, source[2:]))
+
+
+def _followers(kernel: Kernel, graph: Graph) -> list[str]:
+    return [graph.op(key).op_type for key in kernel.ops if key != kernel.anchor]
 
 
 def _activation(kernel: Kernel, graph: Graph) -> Activation:
