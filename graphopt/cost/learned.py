@@ -27,15 +27,21 @@ from graphopt.targets.target import Target
 EXTRAPOLATED: Final = 0.3
 """Relative uncertainty, at least, of a kernel larger or smaller than any that was measured."""
 
+FAR: Final = 3
+"""The largest stride that is nothing special."""
+
 _SLACK: Final = float(np.log(1.1))
 """How far beyond the measured sizes (10 %) still counts as within."""
 
 
 def apart(load: Workload) -> str:
-    """The name under which ops of this type are learned apart from the rest of their category.
+    """The name under which work like this may be learned apart from the rest of its category: by op type.
 
-    A concatenation with constants is a padding: to fill memory is what takes the time.
+    A concatenation with constants is a padding: to fill memory is what takes the time. Convolutions with strides beyond
+    `FAR` are a kind of their own: MAC arrays take them as other work.
     """
+    if max(load.stride_height, load.stride_width) > FAR:
+        return f"{load.category}:far"
     fills = load.op_type == "Concat" and bool(np.any(load.weight_elements))
     return f"{load.category}:{'Pad' if fills else load.op_type}"
 

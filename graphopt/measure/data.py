@@ -9,6 +9,7 @@ from typing import Final
 
 from graphopt.cost.categories import Category
 from graphopt.cost.kernels import Kernel, decompose
+from graphopt.cost.learned import FAR
 from graphopt.cost.workload import Workload, workload
 from graphopt.errors import ModelError
 from graphopt.ir.graph import Graph
@@ -127,5 +128,6 @@ def measured_kernels(nets: Iterable[MeasuredNet]) -> list[MeasuredKernel]:
 
 def _weight(net: MeasuredNet, load: Workload) -> float:
     if net.key.partition(":")[0] in PARTS:
-        return SURROUNDING_WEIGHT if load.category in _EVERYWHERE else PART_WEIGHT
+        usual = load.category in _EVERYWHERE and max(load.stride_height, load.stride_width) <= FAR
+        return SURROUNDING_WEIGHT if usual else PART_WEIGHT
     return LAYER_WEIGHT if net.is_isolated else 1.0

@@ -33,7 +33,7 @@ MIN_KERNELS: Final = 10
 
 APART: Final[frozenset[Category]] = frozenset({"copy", "pool"})
 """Categories whose op types are learned one by one where `MIN_APART` kernels of each are there: what a Pad costs says
-nothing of a Concat."""
+nothing of a Concat. Far strides are so in every category."""
 
 MIN_APART: Final = 60
 
@@ -128,10 +128,13 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = TREES
 def _names(kernels: Sequence[MeasuredKernel]) -> list[str]:
     """What each kernel is learned as: its category, or its op type in it."""
     counts = Counter(apart(kernel.load) for kernel in kernels)
-    return [
-        apart(load) if load.category in APART and counts[apart(load)] >= MIN_APART else load.category
-        for load in (kernel.load for kernel in kernels)
-    ]
+
+    def name(load: Workload) -> str:
+        own = apart(load)
+        special = load.category in APART or own.endswith(":far")
+        return own if special and counts[own] >= MIN_APART else load.category
+
+    return [name(kernel.load) for kernel in kernels]
 
 
 def _data(kernels: Sequence[MeasuredKernel], target: Target) -> _Data:
