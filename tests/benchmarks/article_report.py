@@ -48,9 +48,8 @@ def show(results: Mapping[str, Any]) -> None:
         made.add_column(column, justify="right")
     for key, entry in results.items():
         if key.endswith("|original"):
-            before, after = entry["original"]["test"], entry["tuned"]["test"]
-            name = entry["metric"]
-            validation = entry["tuned"]["validation"][name]
+            name, tuned = entry["metric"], entry.get("tuned", entry["original"])
+            before, after, validation = entry["original"]["test"], tuned["test"], entry["original"]["validation"][name]
             made.add_row(
                 key.split("|")[0], "original", *[""] * 7, f"{_NAMES[name]} {100 * before[name]:.2f}", "",
                 f"{100 * after[name]:.2f}", f"{100 * validation:.2f}",
