@@ -8,6 +8,7 @@ import numpy as np
 
 from graphopt.ir.op import Array, Op
 from graphopt.resolution.grids import stretched, stretched_levels
+from graphopt.resolution.infer import folded
 from graphopt.resolution.state import Sizes, refuse, refuse_misfit
 
 _TOLD = {"ConstantOfShape": 0, "Expand": 1, "Resize": 3}
@@ -17,24 +18,23 @@ _TOLD = {"ConstantOfShape": 0, "Expand": 1, "Resize": 3}
 def fit_to(sizes: Sizes, op: Op, slot: int, wanted: Sequence[int | None]) -> Op:
     """Return ``op`` with the constant at ``slot`` brought to the shape ``wanted`` (``None``: as it is).
 
-    It is a weight, or made by an op that is told its size.
+    It is a weight, made by ops from weights alone, or made by an op that is told its size.
 
     Raises:
         SizeMisfit: when its values belong to the model's own size.
     """
     tensor = op.inputs[slot]
-    weight = sizes.constant(tensor)
-    if weight is not None:
-        values = weight.array()
+    maker = sizes.graph.producer(tensor)
+    told_at = -1 if maker is None else _TOLD.get(maker.op_type, -1)
+    told = sizes.ints(maker.input(told_at)) if maker is not None and told_at >= 0 else None
+    if maker is None or not told or tensor in sizes.shapes:
+        values = folded(sizes, tensor)
+        if values is None:
+            refuse_misfit(sizes, op)
         for axis, length in enumerate(wanted):
             if length is not None and length != values.shape[axis]:
                 values = _along(sizes, op, values, axis, length)
         return sizes.put_weight(op, slot, np.ascontiguousarray(values))
-    maker = sizes.graph.producer(tensor)
-    slot_told = -1 if maker is None else _TOLD.get(maker.op_type, -1)
-    told = sizes.ints(maker.input(slot_told)) if maker is not None and slot_told >= 0 else None
-    if maker is None or not told or tensor in sizes.shapes:
-        refuse_misfit(sizes, op)
     have = sizes.old(tensor)
     place = len(have) - len(told)
     new = [
@@ -42,7 +42,7 @@ def fit_to(sizes: Sizes, op: Op, slot: int, wanted: Sequence[int | None]) -> Op:
         for axis, length in enumerate(wanted)
         if axis >= place
     ]
-    made = sizes.put_ints(sizes.op(maker), slot_told, new)
+    made = sizes.put_ints(sizes.op(maker), told_at, new)
     sizes.ops[made.key] = made
     sizes.shapes[tensor] = tuple(dim if length is None else length for dim, length in zip(have, wanted, strict=True))
     return op

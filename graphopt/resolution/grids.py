@@ -1,14 +1,14 @@
 """Constants that hold a value for each position of a map: equal everywhere they are repeated, a grid is drawn again.
 
-Along an axis of n positions the values ``a + b * i`` are a grid. With ``b = 1 / n`` (and ``a`` 0 or ``b / 2``) it spans
-the map from 0 to 1 and does so at any size; with ``b`` 1, or the pixels of the input for each position, it counts cells
-or pixels and goes on counting. A list of positions may hold the maps of several sizes, one after another (the anchors
-of a detector): it is taken apart where every part is a grid. Anything else (learned positions) belongs to its size.
+Along an axis of n positions the values ``a + b * i`` are a grid. One that spans the map from 0 or -1 to 1 does so at
+any size; with ``b`` 1, or the pixels of the input for each position, it counts cells or pixels and goes on counting. A
+list of positions may hold the maps of several sizes, one after another (the anchors of a detector): it is taken apart
+where every part is a grid. Anything else (learned positions) belongs to its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,8 +17,15 @@ from graphopt.ir.op import Array
 Side = tuple[int, int]
 
 _CLOSE = 1e-5
+_SPANS: tuple[Callable[[Array, int], Array], ...] = (
+    lambda i, n: i / n,
+    lambda i, n: (i + 0.5) / n,
+    lambda i, n: i / (n - 1),
+    lambda i, n: (2 * i + 1) / n - 1,
+    lambda i, n: 2 * i / (n - 1) - 1,
+)
+"""Grids over a whole map, from 0 or -1 to 1: from corner to corner, by the middle of cells, from end to end."""
 _MOST_LEVELS = 6
-_MOST_ANCHORS = 16
 
 
 def stretched(rows: Array, length: int, pixels: Collection[int]) -> Array | None:
@@ -40,15 +47,14 @@ def stretched(rows: Array, length: int, pixels: Collection[int]) -> Array | None
         return None
     moving = step != 0
     steps, starts = step[moving], start[moving]
-    if np.allclose(steps * count, 1.0, rtol=1e-4):
-        for offset in (0.0, 0.5):
-            if np.allclose(starts * count, offset, atol=1e-3):
-                return np.where(moving, (new + offset) / length, start).astype(rows.dtype)
-        return None
     known = {side // count for side in pixels if side % count == 0} | {1}
-    if not any(np.allclose(steps, number) for number in known):
-        return None
-    return np.asarray(start + step * new).astype(rows.dtype)
+    if any(np.allclose(steps, number) for number in known) and not np.allclose(starts, -1.0):
+        return np.asarray(start + step * new).astype(rows.dtype)
+    for span in _SPANS:
+        first, second = span(np.arange(2), count)
+        if np.allclose(starts, first, atol=1e-3 / count) and np.allclose(steps, second - first, rtol=1e-4):
+            return np.where(moving, span(new, length), start).astype(rows.dtype)
+    return None
 
 
 def stretched_levels(
@@ -66,7 +72,7 @@ def stretched_levels(
     for levels in _runs(sorted(known, reverse=True)):
         cells, after = (sum(h * w for h, w in sides) for sides in (levels, [known[level] for level in levels]))
         anchors, rest = divmod(len(rows), cells)
-        if rest or not 1 <= anchors <= _MOST_ANCHORS or after * anchors != length:
+        if rest or not anchors or after * anchors != length:
             continue
         made = _levels(rows, levels, known, anchors, pixels)
         if made is not None:

@@ -113,7 +113,8 @@ def near_sizes(graph: Graph, shapes: Shapes) -> tuple[str, ...]:
                 )
                 for image in images
             }
-            tried[show_shapes(graph, near)] = near
+            if any(near[image.name] != image.shape for image in images):
+                tried[show_shapes(graph, near)] = near
     distance = {
         shown: sum(abs(a - b) for name in near for a, b in zip(near[name], shapes[name], strict=True))
         for shown, near in tried.items()

@@ -6,7 +6,7 @@ computes from its input follows by itself; only what is constant has to be chang
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -18,6 +18,9 @@ from graphopt.ir.op import Array, Op, Shape, Weight
 
 VALUE_LIMIT = 1024
 """Larger tensors are no shape computation."""
+
+FOLD_LIMIT = 1 << 22
+"""Constants that ops make of constants are looked into up to so many values."""
 
 
 class SizeMisfit(ModelError):
@@ -39,10 +42,14 @@ class Sizes:
         values: values of small tensors that a shape computation makes, by name.
         ops: ops that change, by key.
         weights: new constants, by name.
+        opsets: the model's, by domain.
+        computed: tensors that ops make of constants alone.
         seen: for the height and width of every map (the last two of four axes), what they become.
     """
 
     graph: Graph
+    opsets: Mapping[str, int]
+    computed: Collection[str]
     shapes: dict[str, Shape] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
     ops: dict[str, Op] = field(default_factory=dict)

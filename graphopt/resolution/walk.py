@@ -13,7 +13,7 @@ from graphopt.ir.graph import Graph, Patch
 from graphopt.ir.op import Op, TensorInfo
 from graphopt.onnx_io.model_file import ModelFile
 from graphopt.resolution.follow import FOLLOW
-from graphopt.resolution.infer import evaluate, infer
+from graphopt.resolution.infer import computed_from_constants, evaluate, infer
 from graphopt.resolution.state import SizeMisfit, Sizes, refuse
 
 
@@ -30,14 +30,14 @@ def resized(graph: Graph, input_shapes: Mapping[str, tuple[int, ...]]) -> Patch:
     model = graph.model
     assert isinstance(model, ModelFile)
     opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.proto.opset_import}
-    sizes = Sizes(graph)
+    sizes = Sizes(graph, opsets, computed_from_constants(graph))
     for name, shape in input_shapes.items():
         if shape != graph.static_shape(name):
             sizes.shapes[name] = shape
             sizes.note_map(name)
     for op in graph.ops():
         if op.op_type != "Constant" and any(t in sizes.shapes or t in sizes.values for t in (*op.inputs, *op.captures)):
-            _step(sizes, op, opsets)
+            _step(sizes, op)
     _check_outputs(sizes)
     return Patch(
         remove=tuple(sizes.ops),
@@ -47,7 +47,7 @@ def resized(graph: Graph, input_shapes: Mapping[str, tuple[int, ...]]) -> Patch:
     )
 
 
-def _step(sizes: Sizes, op: Op, opsets: Mapping[str, int]) -> None:
+def _step(sizes: Sizes, op: Op) -> None:
     if any(tensor in sizes.shapes for tensor in op.captures):
         refuse(op, "a subgraph reads tensors that change with the size, and cannot be re-derived")
     moves = any(tensor in sizes.shapes for tensor in op.inputs)
@@ -57,9 +57,9 @@ def _step(sizes: Sizes, op: Op, opsets: Mapping[str, int]) -> None:
         if changed != op:
             sizes.ops[op.key] = changed
             op = changed
-    for output, shape in infer(sizes, op, opsets).items():
+    for output, shape in infer(sizes, op).items():
         old = sizes.graph.shape(output)
-        if any(isinstance(dim, int) and dim < 1 for dim in shape):
+        if any(isinstance(dim, int) and dim < 1 for dim in shape) and not (old and 0 in old):
             was = "" if old is None else f", and made {'x'.join(map(str, old))}"
             refuse(op, f"it would make an empty map{was}")
         if old is not None and len(old) != len(shape):
@@ -69,7 +69,7 @@ def _step(sizes: Sizes, op: Op, opsets: Mapping[str, int]) -> None:
         sizes.note_map(output)
     if op.op_type == "Reshape":
         _check_count(sizes, op)
-    evaluate(sizes, op, opsets)
+    evaluate(sizes, op)
 
 
 def _check_count(sizes: Sizes, op: Op) -> None:

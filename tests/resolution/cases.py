@@ -186,6 +186,22 @@ def prior_list(h: int, w: int) -> onnx.ModelProto:
     return net.model(net.op("Add", rows, net.constant(priors.astype(np.float32))))
 
 
+def pixel_grid(h: int, w: int) -> onnx.ModelProto:
+    """Centres of cells in pixels of the image, on one axis."""
+    net = Net(h, w)
+    deep = net.conv("x", 3, 2, stride=2)
+    return net.model(net.op("Add", deep, net.constant((2 * np.arange(_down(w)) + 1).astype(np.float32))))
+
+
+def grid_by_ops(h: int, w: int) -> onnx.ModelProto:
+    """Coordinates from -1 to 1, end to end, that ops make of constants (an export without constant folding)."""
+    net = Net(h, w)
+    row = net.constant(np.linspace(-1, 1, w).astype(np.float32))
+    shape = net.op("Concat", net.constant([1, 1]), net.constant([1, w]), axis=0)
+    across = net.op("Mul", net.op("Reshape", row, shape), net.constant(np.ones((1, 1, h, 1), np.float32)))
+    return net.model(net.conv(net.op("Concat", "x", across, axis=1), 4, 4))
+
+
 def unit_grid(h: int, w: int) -> onnx.ModelProto:
     """Coordinates from 0 to 1 beside the map (CoordConv)."""
     net = Net(h, w)
@@ -236,6 +252,6 @@ def attention(h: int, w: int) -> onnx.ModelProto:
 
 FOLLOWING: tuple[Build, ...] = (
     resize_to_sizes, transposed_to_shape, cropped_by_chain, resize_by_chain, view_by_chain, whole_pool, pixel_shuffle,
-    detector_rows, wide_rows, anchor_list, prior_list, cell_grid, unit_grid, zeros_beside, gate_expanded, focus,
-    attention,
+    detector_rows, wide_rows, anchor_list, prior_list, cell_grid, pixel_grid, grid_by_ops, unit_grid, zeros_beside,
+    gate_expanded, focus, attention,
 )  # fmt: skip

@@ -64,6 +64,12 @@ def bent_positions() -> onnx.ModelProto:
     return net.model(net.op("Add", net.conv("x", 3, 4, stride=2), net.constant(places)))
 
 
+def odd_steps() -> onnx.ModelProto:
+    """Steps of three are neither cells nor pixels: whatever they mean belongs to this size."""
+    net = Net(16, 16)
+    return net.model(net.op("Add", net.conv("x", 3, 4, stride=2), net.constant(3 * np.arange(8, dtype=np.float32))))
+
+
 def cut_in_half() -> onnx.ModelProto:
     net = Net(16, 16)
     left = net.op("Slice", net.conv("x", 3, 4), net.constant([0]), net.constant([8]), net.constant([3]))
@@ -88,10 +94,11 @@ def two_ways() -> onnx.ModelProto:
 CASES = [
     (flattened, (24, 24), r"24: Gemm .* 256 values that become 576.*global pool"),
     (whole_map_conv, (24, 24), r"Conv .* reads the whole 8x8 map .*global pool"),
-    (skip_by_two, (15, 15), r"Concat .* 1x4x16x16 and 1x4x15x15; near it these would work: 16, 8, "),
+    (skip_by_two, (15, 15), r"Concat .* 1x4x16x16 and 1x4x15x15; near it these would work: 8, 24, "),
     (alike_by_chance, (3, 3), r"Add .* no longer fits together: 1x4x2x2 and 1x4x1x1"),
     (learned_positions, (24, 16), r"24x16: Add .* constant 1x4x8x8 holds values for each of 8 positions .*12 at"),
     (bent_positions, (16, 24), r"Add .* constant 1x1x1x8 holds values for each of 8 positions"),
+    (odd_steps, (16, 24), r"Add .* constant 8 holds values for each of 8 positions"),
     (cut_in_half, (16, 24), r"Slice .* cuts 0:8 out of 16"),
     (small_window, (8, 8), r"5x5 window does not fit into a map of 4x4"),
     (scores_of_pixels, (24, 24), r"output .* 256 scores would become 576"),
