@@ -12,9 +12,10 @@ from pathlib import Path
 
 from graphopt.draft import Draft, Job, Progress
 from graphopt.results import Options
-from graphopt.search.budget import Budget
+from graphopt.search.budget import Budget, current_watch
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.search.run import run_search
+from graphopt.search.state import SearchState
 from graphopt.search.strategy import Found
 from graphopt.space.table import CostTable
 
@@ -46,7 +47,7 @@ def search(job: Job, table: CostTable, bounds: Constraints, progress: Progress |
     for option in sorted(range(len(knob.values)), key=lambda i: -knob.values[i]):
         found, draft, kept = search_once(job, table.fixed(variable, option), bounds, progress)
         evaluations += found.evaluations
-        if kept:
+        if kept or current_watch().over:
             break
     return replace(found, evaluations=evaluations), draft
 
@@ -64,8 +65,9 @@ def search_once(
         options = job.options
         scorer = Scorer(table, objective or options.objective, lowered)
         budget = Budget(options.max_evaluations)
+        state = None if options.resume is None else SearchState.open(options.resume)
         name, prove = (options.search, options.certify) if objective is None else ("local", False)
-        found = run_search(name, table, scorer, seed=options.seed, budget=budget, prove=prove)
+        found = run_search(name, table, scorer, seed=options.seed, budget=budget, prove=prove, state=state)
         draft = Draft(job, found.best, progress)
         peak, memory = draft.after.peak_activation_bytes, draft.after.memory_bytes
         over = _over(peak, bounds.peak_bytes), _over(memory, bounds.memory_bytes)
@@ -74,7 +76,7 @@ def search_once(
     low = high = bounds
     for _ in range(MEMORY_ATTEMPTS):
         found, draft, feasible, over = look(low)
-        if not any(over) or not feasible:
+        if not any(over) or not feasible or current_watch().over:
             break
         high, low = (
             low,
@@ -140,6 +142,8 @@ def search_within_drift(
         if drift <= max_drift and (best is None or rank < best_rank):
             best, best_rank = (found, draft), rank
         if DRIFT_USED * max_drift <= drift <= max_drift or (best is not None and draft.safety == "exact"):
+            break
+        if current_watch().over:
             break
         budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.05), 4.0)
     if best is None:

@@ -25,9 +25,9 @@ from graphopt.onnx_io.save import check_output
 from graphopt.outputs import staged
 from graphopt.prepare import nothing_to_reshape, open_subject
 from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, OutcomeKind
-from graphopt.search.budget import Budget
+from graphopt.search.budget import Budget, watched
 from graphopt.search.goal import Quantity
-from graphopt.search.sweep import Points, points_of, spread, sweep
+from graphopt.search.sweep import Points, even, points_of, spread, sweep
 from graphopt.sizing import sized_subjects
 from graphopt.space.table import Candidates, CostTable
 
@@ -36,6 +36,9 @@ GivenUp = Literal["memory", "capacity", "drift"]
 
 MOST: Final = len(string.ascii_uppercase)
 """Candidates at most: each has a letter."""
+
+MOST_DRIFT: Final = 1e3
+"""Above this the sum of single drifts is not one that was measured."""
 
 _SPARE: Final = 2
 """Times as many points are looked at as are asked for, where some turn out to miss a bound."""
@@ -129,7 +132,7 @@ def pareto(
     for _, file, _ in files:
         check_output(original, file)
     opened = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes, original=original)
-    with sized_subjects(opened, options) as subjects:
+    with watched(options.max_seconds), sized_subjects(opened, options) as subjects:
         subject, *others = subjects
         if others:
             raise ConfigError("--pareto is about one size: name one in --resolutions")
@@ -166,7 +169,7 @@ def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list
     rows, spent = sweep(
         loss.table,
         other,
-        options.constraints,
+        replace(options.constraints, drift=MOST_DRIFT) if axis == "drift" else options.constraints,
         strategy=options.search,
         seed=options.seed,
         budget=Budget(options.max_evaluations),
@@ -186,7 +189,7 @@ def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list
         notes=(*job.subject.notes, *filter(None, [loss.note])),
         evaluations=spent,
     )
-    chosen, notes = _chosen(job, loss.table, rows, points, count, progress)
+    chosen, notes = _chosen(job, loss.table, rows, even(points, other), count, progress)
     if 0 < len(chosen) < count:
         notes.append(f"the front has no more than {len(chosen)} plans that differ and keep the bounds")
     if chosen:

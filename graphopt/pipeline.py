@@ -24,7 +24,9 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.plan import Plan, plan_to_toml, read_plan
 from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, nothing_to_reshape, open_subject
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
+from graphopt.search.budget import watched
 from graphopt.search.goal import parse_objective
+from graphopt.search.state import SearchState
 from graphopt.search.strategy import Certificate, Found
 from graphopt.sizing import drifts_alone, is_bounded, merit, planned_subject, sized_subjects
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES
@@ -104,7 +106,7 @@ def optimize(
     if reason and not options.resolutions:
         return _as_it_was(original, reason, output, options)
     opened = open_subject(model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes, original=original)
-    with sized_subjects(opened, options) as subjects:
+    with watched(options.max_seconds) as watch, sized_subjects(opened, options) as subjects:
         best: tuple[Draft, OptimizeResult] | None = None
         for subject in subjects:
             draft, result = _searched(Job(model, options, subject=subject), progress)
@@ -114,6 +116,9 @@ def optimize(
                 break
         assert best is not None
         draft, result = best
+        if watch.cut_short:
+            note = "the search was ended early: its best plan so far, which another run may not find"
+            result = replace(result, notes=(*result.notes, note))
         return result if result.outcome == "failed" else deliver(draft, result, output)
 
 
@@ -149,7 +154,9 @@ def _searched(job: Job, progress: Progress | None) -> tuple[Draft, OptimizeResul
 
 
 def _check_search(options: Options) -> None:
-    """Raise :class:`ConfigError` where what is minimised cannot be read or measured."""
+    """Raise :class:`ConfigError` where what is minimised, or an earlier search, cannot be read or measured."""
+    if options.resume is not None:
+        SearchState.open(options.resume)
     if "drift" in parse_objective(options.objective).quantities and options.calibration is None:
         raise ConfigError(f"--objective {options.objective}: drift is measured on real inputs: add --calibration PATH")
 

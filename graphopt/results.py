@@ -50,6 +50,8 @@ class Options:
         constraints: what must hold.
         seed: of the search and of made-up verification inputs.
         max_evaluations: when the search stops at the latest (candidates priced).
+        max_seconds: that all searches of the job may take together; where they bind, the result is not reproducible.
+        resume: file that keeps what the searches found: the same job goes on from it.
         search: the strategy: ``local``, ``exact`` (the optimum with its proof), ``evolve`` (a whole
             front) or ``greedy``.
         certify: whether to say how far from the optimum the plan is at most.
@@ -90,6 +92,8 @@ class Options:
     constraints: Constraints = field(default_factory=Constraints)
     seed: int = 0
     max_evaluations: int = MAX_EVALUATIONS
+    max_seconds: float | None = None
+    resume: str | None = None
     search: SearchName = "local"
     certify: bool = False
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

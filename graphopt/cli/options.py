@@ -274,7 +274,13 @@ search_options = stacked(
     ),
     click.option("--max-macs", type=Amount(), metavar="N", help="Upper bound, as 300M."),
     click.option(
-        "--max-evaluations", type=click.IntRange(min=1), metavar="N", help="Stop the search after N priced candidates."
+        "--max-evaluations", type=click.IntRange(min=1), metavar="N",
+        help="Stop each search after N priced candidates [default: 200000].",
+    ),
+    click.option(
+        "--max-seconds", type=PositiveNumber(), metavar="S",
+        help="Stop searching after S seconds, all searches of a model together; the result then depends on how fast "
+        "the machine is [default: no bound].",
     ),
     click.option(
         "--search", type=click.Choice(["local", "exact", "evolve", "greedy"]), default="local", show_default=True,
@@ -319,6 +325,7 @@ def make_options(values: Mapping[str, Any]) -> Options:
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
         "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",
         "cache", "verify", "importance", "repair_steps", "search", "certify", "op_order", "fit_memory",
+        "max_seconds", "resume",
     ):  # fmt: skip
         if values.get(name) not in (None, ()):
             given[name] = values[name]

@@ -85,7 +85,7 @@ def evolve_search(
     budget = budget or Budget()
     generator = np.random.default_rng(seed)
     front = Front(table, scorer)
-    first = [table.default()] if start is None else [table.default(), start]
+    first = [table.default(), *([] if start is None else np.atleast_2d(start))]
     if len(table.variables):
         first += _ends(table, scorer, seed, budget)
     rows = np.unique(np.array([*first, *_scattered(table, np.array(first), generator)]), axis=0)

@@ -30,7 +30,7 @@ def exact_search(
 ) -> Found:
     """Minimise ``scorer`` over the candidates of ``table``, with a certificate."""
     budget = budget or Budget()
-    rows = np.array([table.default(), *([] if start is None else [start])])
+    rows = np.array([table.default(), *([] if start is None else np.atleast_2d(start))])
     front = Front(table, scorer)
     front.add(rows)
     tree = Branching(Relaxation(table, scorer))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from graphopt.search.budget import Budget
 from graphopt.search.objective import Scorer
 from graphopt.search.pareto import Front
-from graphopt.search.strategy import Found
+from graphopt.search.strategy import Found, best_start
 from graphopt.space.table import Candidates, CostTable
 
 BATCH = 4096
@@ -33,7 +33,7 @@ def greedy_search(
     """Minimise ``scorer`` over the candidates of ``table``; nothing is drawn, so the ``seed`` does not matter."""
     front = Front(table, scorer)
     budget = budget or Budget()
-    best = table.default() if start is None else start
+    best = best_start(table, scorer, start)
     front.add(best[None])
     off, score = (float(part[0]) for part in scorer.parts(best[None]))
     moves = [(v, option) for v, options in enumerate(table.sizes) for option in range(options)]

@@ -16,7 +16,7 @@ from graphopt.search.budget import Budget
 from graphopt.search.moves import Moves, blocks_of, macros_of
 from graphopt.search.objective import Scorer
 from graphopt.search.pareto import Front
-from graphopt.search.strategy import Found
+from graphopt.search.strategy import Found, best_start
 from graphopt.search.windows import Windows
 from graphopt.space.table import Candidates, CostTable
 
@@ -50,7 +50,7 @@ def local_search(
         windows: whether large neighbourhoods are searched, too.
     """
     budget = budget or Budget()
-    best = table.default() if start is None else start
+    best = best_start(table, scorer, start)
     score = float(scorer(best[None])[0])
     front = Front(table, scorer)
     front.add(best[None])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.search.budget import current_watch
 from graphopt.search.elimination import CHANGES, MAX_ENTRIES, Elimination, Prices
 from graphopt.search.goal import PEAK
 from graphopt.search.objective import CHANGE, Bound, Scorer
@@ -97,8 +98,8 @@ class Relaxation:
 
     @property
     def spent(self) -> bool:
-        """Whether the work is done."""
-        return self._left <= 0
+        """Whether the work is done, or has to end."""
+        return self._left <= 0 or current_watch().over
 
     def solve(self, region: Region, *, upper: float = math.inf, parent: Solved | None = None) -> Solved:
         """Raise the bound in a region.

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphopt.search.budget import Budget
+from graphopt.search.budget import Budget, current_watch
 from graphopt.search.exact import certify
 from graphopt.search.objective import Scorer
 from graphopt.search.pareto import Front
+from graphopt.search.state import SearchState, key_of
 from graphopt.search.strategies import STRATEGIES
-from graphopt.search.strategy import Certificate, Found, SearchName
+from graphopt.search.strategy import Certificate, Found, SearchName, Strategy
 from graphopt.space.table import Candidates, CostTable
 
 
@@ -24,6 +25,7 @@ def run_search(
     budget: Budget | None = None,
     start: Candidates | None = None,
     prove: bool = False,
+    state: SearchState | None = None,
 ) -> Found:
     """Minimise the objective of ``scorer``, each level within the tolerances of those before it.
 
@@ -33,11 +35,33 @@ def run_search(
         scorer: objective and constraints.
         seed: of everything that is drawn.
         budget: when to stop; a level gets an equal part of what is left.
-        start: where to begin, the default without one.
+        start: where to begin, one candidate or several; the default without.
         prove: whether the answer must have a certificate. It is about the first level.
+        state: where earlier runs of the same search are looked up, and this one is kept.
+
+    Raises:
+        ConfigError: a damaged ``state``.
     """
-    strategy = STRATEGIES[name]
-    budget = budget or Budget()
+    if state is not None:
+        key = key_of(name, table, scorer, seed)
+        runs, rows = state.get(key, table)
+        begin = start if rows is None else rows if start is None else np.concatenate([rows, start[None]])
+        found = run_search(name, table, scorer, seed=seed + runs, budget=budget, start=begin, prove=prove)
+        state.put(key, found)
+        return found
+    with current_watch().searching():
+        return _levels(STRATEGIES[name], table, scorer, seed, budget or Budget(), start, prove)
+
+
+def _levels(
+    strategy: Strategy,
+    table: CostTable,
+    scorer: Scorer,
+    seed: int,
+    budget: Budget,
+    start: Candidates | None,
+    prove: bool,
+) -> Found:
     levels = len(scorer.objective.levels)
     found = strategy(table, scorer, seed=seed, budget=budget.part(1 / levels), start=start)
     certificate = found.certificate

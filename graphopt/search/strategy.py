@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+
 from graphopt.search.budget import Budget
 from graphopt.search.objective import Scorer
 from graphopt.space.table import Candidates, CostTable
@@ -72,6 +74,17 @@ class Strategy(Protocol):
     ) -> Found:
         """Minimise ``scorer`` over the candidates of ``table``, beginning at ``start`` or the table's default.
 
+        ``start`` is one candidate, or several of which a strategy may take the best.
+
         It stops soon after the ``budget`` is spent, and hands back the best it met.
         """
         ...
+
+
+def best_start(table: CostTable, scorer: Scorer, start: Candidates | None) -> Candidates:
+    """The best of the candidates that a search may begin at."""
+    if start is None:
+        return table.default()
+    rows = np.atleast_2d(start)
+    best: Candidates = rows[int(scorer(rows).argmin())] if len(rows) > 1 else rows[0]
+    return best

@@ -73,7 +73,8 @@ def _close_gaps(searches: _Searches, table: CostTable, other: Quantity, fastest:
     span = np.maximum(np.abs(points[1] - points[0]), 1e-12)
 
     def gap(left: int, right: int, *, halved: bool) -> tuple[float, int, int, bool]:
-        return -float(np.linalg.norm((points[right] - points[left]) / span)), left, right, halved
+        far = even(np.abs(points[right] - points[left]) / span, other)
+        return -float(np.linalg.norm(far)), left, right, halved
 
     gaps = [gap(0, 1, halved=True)]
     while gaps and not searches.are_used_up:
@@ -153,6 +154,15 @@ def points_of(table: CostTable, other: Quantity, rows: Candidates) -> Points:
     if len(metrics) < len(TERMS[other]):
         total = total + table.peak_bytes(rows)
     return np.stack([values[0], total], axis=1)
+
+
+def even(points: Points, other: Quantity) -> Points:
+    """Points on axes where equal steps count the same: of drift, which is the square of a distance, the root."""
+    if other != "drift":
+        return points
+    scaled = points.copy()
+    scaled[..., 1] = np.sqrt(scaled[..., 1])
+    return scaled
 
 
 def front_of(table: CostTable, other: Quantity, rows: Candidates, constraints: Constraints) -> Candidates:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     epilog=o.notes(
         example="graphopt optimize model.onnx --target npu-32 -o model.npu-32.onnx --report report.html",
         codes=(
-            "0 done (also where nothing was left to change); 1 a constraint is out of reach, or an exact plan "
-            "does not prove equal; 2 bad input"
+            "0 done (also where nothing was left to change, or Ctrl-C ended the search); 1 a constraint is out of "
+            "reach, or an exact plan does not prove equal; 2 bad input; 130 Ctrl-C elsewhere, or twice"
         ),
         keys=(
             "outcome, reason, model, output, plan_file, report_file, safety, plan_digest, before, after, "
@@ -47,6 +47,13 @@ if TYPE_CHECKING:
     "are allowed; else measured drift with --calibration, or capacity): OUT.A.onnx, OUT.B.onnx ..., each with its "
     "plan, and OUT.front.svg. A gives up the least.",
 )  # fmt: skip
+@click.option(
+    "--resume",
+    type=click.Path(),
+    metavar="FILE",
+    help="Keep what the search finds in FILE, and go on from there when the same model, target and options are "
+    "searched again [default: nothing is kept].",
+)
 @o.job_options
 @o.delivery_options
 def command(
@@ -65,6 +72,7 @@ def command(
     calibration data to repair lossy ones with, or --allow says otherwise. Nothing is written when a constraint is out
     of reach or an exact plan does not prove equal.
     """
+    from graphopt.cli.interrupt import stoppable
     from graphopt.cli.jobs import deliver, prepare_outputs, target_label
     from graphopt.cli.progress import progress_bar
     from graphopt.pipeline import optimize
@@ -74,7 +82,7 @@ def command(
     if pareto is not None:
         return _pareto(model, out, options, pareto, plan_out=plan_out, force=force, report=report, as_json=as_json)
     files = prepare_outputs(model, out, plan_out, report, force=force)
-    with progress_bar(visible=not as_json) as progress:
+    with stoppable(options.max_seconds), progress_bar(visible=not as_json) as progress:
         result = optimize(model, files.model, options, progress=progress)
     return deliver(result, files, as_json=as_json)
 
@@ -92,12 +100,15 @@ def _pareto(
 ) -> int:
     """Several models instead of one."""
     from graphopt.cli.front import deliver_front, prepare_front
+    from graphopt.cli.interrupt import stoppable
     from graphopt.cli.progress import progress_bar
     from graphopt.fronts import pareto
 
+    if options.resume is not None:
+        raise click.UsageError("--pareto is many searches: leave --resume out")
     if plan_out is not None:
         raise click.UsageError("--pareto writes a plan beside each model: leave --plan-out out")
     picture = prepare_front(model, out, count, report, force=force)
-    with progress_bar(visible=not as_json) as progress:
+    with stoppable(options.max_seconds), progress_bar(visible=not as_json) as progress:
         front = pareto(model, out, options, count=count, progress=progress)
     return deliver_front(front, picture, report, as_json=as_json)
