@@ -26,8 +26,16 @@ BLOCKS: Final = {
 
 TARGETS: Final = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-512", "ethos-u85-256")
 
-VELA: Final[dict[str, tuple[float, ...]]] = {}
-"""Change in latency by fusing, per block and target (ethos-u-vela 5.2.0)."""
+VELA: Final = {
+    "112x112x16->16 s1": (+0.149, +0.136, +0.136, +0.164),
+    "112x112x16->24 s2": (-0.419, -0.507, -0.511, -0.426),
+    "56x56x24->24 s1": (+1.020, +0.918, +0.917, +0.619),
+    "28x28x32->32 s1": (+0.561, +0.524, +0.517, +0.606),
+    "28x28x32->64 s2": (-0.191, +0.024, +0.005, -0.238),
+    "14x14x96->96 s1": (+2.088, +1.920, +1.460, +2.135),
+    "7x7x160->160 s1": (+3.039, +3.305, +3.009, +3.625),
+}
+"""Change in latency by fusing, for each block and target (ethos-u-vela 5.2.0)."""
 
 
 def graph(block: str, *, fused: bool) -> Graph:
