@@ -3,7 +3,7 @@
 A generation is one array of candidates. Parents are drawn by tournaments of two (the better rank, then the less crowded
 one), children take each decision from either parent (uniform crossover) and a few decisions anew; parents and children
 together are sorted into non-dominated ranks, and the best half lives on. Infeasible candidates come after all feasible
-ones, by how far they are off. A few ends of the front, found by local search, are in the first generation.
+ones, by how far they are off. A few ends of the front, found by elimination, are in the first generation.
 
 K. Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, IEEE TEVC 2002.
 """
@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from graphopt.search.budget import Budget
 from graphopt.search.goal import parse_objective
-from graphopt.search.local import local_search
 from graphopt.search.objective import Scorer
 from graphopt.search.pareto import Front, points_of, ranks_of
 from graphopt.search.strategy import Found
+from graphopt.search.windows import Windows
 from graphopt.space.table import Candidates, CostTable
 
 ENDS = ("latency", "peak-memory", "parameters")
@@ -30,7 +30,7 @@ POPULATION = 128
 """Candidates in a generation."""
 
 SEEDED = 0.25
-"""Share of the budget that local search of the ends may take."""
+"""Share of the budget that the ends may take."""
 
 CHANGED = 1.5
 """Decisions that a child draws anew, on average."""
@@ -87,7 +87,7 @@ def evolve_search(
     front = Front(table, scorer)
     first = [table.default(), *([] if start is None else np.atleast_2d(start))]
     if len(table.variables):
-        first += _ends(table, scorer, seed, budget)
+        first += _ends(scorer, first[-1], budget)
     rows = np.unique(np.array([*first, *_scattered(table, np.array(first), generator)]), axis=0)
     generation = _judged(scorer, rows)
     front.add(rows)
@@ -104,13 +104,13 @@ def evolve_search(
     return Found(rows[best], float(scores[best]), known, scorer.evaluations)
 
 
-def _ends(table: CostTable, scorer: Scorer, seed: int, budget: Budget) -> list[Candidates]:
-    """The best candidate by the objective, and by each quantity of the front alone."""
+def _ends(scorer: Scorer, at: Candidates, budget: Budget) -> list[Candidates]:
+    """The best candidate by the objective, and by each quantity of the front alone, as elimination finds them."""
     found = []
     for objective in (scorer.objective, *map(parse_objective, ENDS)):
         aimed = scorer.towards(objective)
-        share = budget.part(SEEDED / (1 + len(ENDS)), scorer.evaluations)
-        found.append(local_search(table, aimed, seed=seed, budget=share).best)
+        windows = Windows(scorer.table, aimed, budget.part(SEEDED / (1 + len(ENDS)), scorer.evaluations))
+        found.append(windows.improve(at, float(aimed(at[None])[0]))[0])
         scorer.evaluations = aimed.evaluations
     return found
 
