@@ -46,8 +46,8 @@ def skip_by_two() -> onnx.ModelProto:
 
 
 def alike_by_chance() -> onnx.ModelProto:
-    """Two maps of 2x2, of which one becomes a single position: ONNX would repeat it without a word."""
-    net = Net(4, 4)
+    """Two maps of 3x3, of which one becomes a single position: ONNX would repeat it without a word."""
+    net = Net(5, 5)
     return net.model(net.op("Add", net.conv("x", 3, 4, stride=2), net.conv("x", 3, 4, pad=0)))
 
 
