@@ -1,8 +1,9 @@
 """Several plans and models along the front: latency against what is given up for it.
 
 Where only exact changes are allowed, nothing but memory (parameters and peak activations) is given up; else it is
-measured drift, or capacity where there are no real inputs (`loss`). The candidates are chosen from the front that a
-sweep of bounds draws (`search.sweep`), and each is applied, repaired, proved and written as a single result is.
+measured drift, or capacity where there are no real inputs (`loss`). Fronts of memory are evolved (`search.evolve`),
+those of a loss drawn by a sweep of bounds (`search.sweep`). The candidates chosen from a front are applied, repaired,
+proved and written as a single result is.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from graphopt.prepare import nothing_to_reshape, open_subject
 from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, OutcomeKind
 from graphopt.search.budget import Budget, watched
 from graphopt.search.goal import Quantity
-from graphopt.search.sweep import Points, even, points_of, spread, sweep
+from graphopt.search.objective import Scorer
+from graphopt.search.run import run_search
+from graphopt.search.sweep import Points, even, front_of, points_of, spread, sweep
 from graphopt.sizing import sized_subjects
 from graphopt.space.table import Candidates, CostTable
 
@@ -166,14 +169,15 @@ def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list
     loss = Loss(job.table, False) if options.allowed == "exact" else with_loss(job, progress)
     axis: GivenUp = "memory" if options.allowed == "exact" else "drift" if loss.is_measured else "capacity"
     other: Quantity = "memory" if axis == "memory" else "drift"
-    rows, spent = sweep(
-        loss.table,
-        other,
-        replace(options.constraints, drift=MOST_DRIFT) if axis == "drift" else options.constraints,
-        strategy=options.search,
-        seed=options.seed,
-        budget=Budget(options.max_evaluations),
-    )
+    constraints = replace(options.constraints, drift=MOST_DRIFT) if axis == "drift" else options.constraints
+    budget = Budget(options.max_evaluations)
+    if axis == "memory" and options.search in ("local", "evolve"):
+        scorer = Scorer(loss.table, "latency", constraints)
+        found = run_search("evolve", loss.table, scorer, seed=options.seed, budget=budget)
+        met = np.array([found.best, *found.front])
+        rows, spent = front_of(loss.table, other, met, constraints), found.evaluations
+    else:
+        rows, spent = sweep(loss.table, other, constraints, strategy=options.search, seed=options.seed, budget=budget)
     rows = rows[::-1]
     points = points_of(loss.table, other, rows) if len(rows) else np.zeros((0, 2))
     origin = 1.0 if axis == "capacity" else float(points_of(loss.table, other, loss.table.default()[None])[0, 1])

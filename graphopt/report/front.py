@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from graphopt.cost.estimate import Estimate
@@ -17,7 +18,7 @@ from graphopt.version import __version__
 AXES: dict[GivenUp, str] = {
     "memory": "memory: parameters + peak activations",
     "capacity": "channels kept, weighted by parameters",
-    "drift": "drift, added up over single decisions",
+    "drift": "drift, added up over single decisions (root scale)",
 }
 """What the vertical axis says."""
 
@@ -58,8 +59,9 @@ def headline(front: Front) -> str:
 
 def plot(front: Front) -> str:
     """The axes, the original, the whole front and the candidates."""
+    scale, inverse = _scales(front.axis)
     latency = [front.before.latency_us, *front.points[:, 0]]
-    values = [front.origin, *front.points[:, 1]]
+    values = [scale(front.origin), *map(scale, front.points[:, 1])]
     (x_low, x_high), (y_low, y_high) = _range(latency), _range(values)
     right, base = WIDTH - _RIGHT, HEIGHT - _BOTTOM
 
@@ -67,11 +69,11 @@ def plot(front: Front) -> str:
         return _LEFT + (right - _LEFT) * (value - x_low) / (x_high - x_low)
 
     def down(value: float) -> float:
-        return base - (base - _TOP) * (value - y_low) / (y_high - y_low)
+        return base - (base - _TOP) * (scale(value) - y_low) / (y_high - y_low)
 
     show = shown(front.axis)
     parts = [open_svg(WIDTH, HEIGHT, f"{AXES[front.axis]} against latency")]
-    for tick in ticks(y_high, y_low):
+    for tick in map(inverse, ticks(y_high, y_low)):
         y = down(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{show(tick)}</text>')
@@ -108,6 +110,13 @@ def shown(axis: GivenUp) -> Callable[[float], str]:
     if axis == "memory":
         return f.size
     return (lambda value: f.share(value, 0)) if axis == "capacity" else f.small
+
+
+def _scales(axis: GivenUp) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """What makes equal steps of a value equally long, and its inverse. Drift is the square of a distance."""
+    if axis == "drift":
+        return math.sqrt, lambda value: value * value
+    return float, float
 
 
 def _range(values: list[float]) -> tuple[float, float]:
