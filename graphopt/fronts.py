@@ -184,7 +184,7 @@ def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list
     front = Front(
         outcome="optimized",
         reason="",
-        model=str(job.subject.path),
+        model=str(job.subject.source.path),
         target=job.subject.target.name,
         before=job.subject.source.before,
         axis=axis,
