@@ -43,6 +43,9 @@ MOST: Final = len(string.ascii_uppercase)
 MOST_DRIFT: Final = 1e3
 """Above this the sum of single drifts is not one that was measured."""
 
+AS_GOOD: Final = 0.02
+"""Share of the front's latency that its fast end may lack: the very last steps often cost more than all before them."""
+
 _SPARE: Final = 2
 """Times as many points are looked at as are asked for, where some turn out to miss a bound."""
 
@@ -214,7 +217,8 @@ def _chosen(
 ) -> tuple[list[tuple[Draft, int]], list[str]]:
     """Well-spread candidates that change something and keep the bounds as finished models, and what to note."""
     is_moved = job.subject.order is not None and job.subject.order.has_moved
-    left = [i for i in range(len(rows)) if is_moved or (rows[i] != table.default()).any()]
+    last = _fast_end(points)
+    left = [i for i in range(len(rows)) if i <= last and (is_moved or (rows[i] != table.default()).any())]
     notes: list[str] = []
     made: dict[int, Draft] = {}
     for _ in range(_SPARE * count):
@@ -228,6 +232,14 @@ def _chosen(
             left.remove(new)
             notes += [reason] if made[new].plan.changes else []
     return [(made[i], i) for i in picked if i in made], notes
+
+
+def _fast_end(points: Points) -> int:
+    """The first of the points, fastest last, that is as good as the fastest."""
+    if not len(points):
+        return -1
+    latency = points[:, 0]
+    return int((latency <= latency.min() + AS_GOOD * (latency.max() - latency.min())).argmax())
 
 
 def _kept(job: Job, rows: Candidates, points: Points) -> Points:
