@@ -92,6 +92,7 @@ def test_the_digest_is_of_what_a_replay_depends_on() -> None:
     [
         ("format = 1", "format = 2", "format: this graphopt reads plan format 1"),
         ("format = 1", "", "format: is missing"),
+        ("format = 1", 'format = 1\nop_order = "fast"', "op_order: must be one of file, memory, not 'fast'"),
         ("width = 32", "width = 0", "width[0].width: must be at least 1, not 0"),
         ("width = 32", 'width = "32"', "width[0].width: must be int, not '32'"),
         ("width = 32", "width = true", "width[0].width: must be int, not True"),
