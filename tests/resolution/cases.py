@@ -83,11 +83,12 @@ def resize_by_chain(h: int, w: int) -> onnx.ModelProto:
 
 
 def view_by_chain(h: int, w: int) -> onnx.ModelProto:
-    """`view(n, c, h * w)` with everything computed from Shape: follows by itself."""
+    """`view(n, c, h * w)` with everything computed, from Shape and from constants: follows by itself."""
     net = Net(h, w)
     deep = net.conv("x", 3, 4, stride=2)
     shape = net.op("Shape", deep)
-    parts = [net.op("Gather", shape, net.constant([i])) for i in range(4)]
+    places = [net.op("Sub", net.constant([i + 1]), net.constant([1])) for i in range(4)]
+    parts = [net.op("Gather", shape, place) for place in places]
     product = net.op("Mul", parts[2], parts[3])
     target = net.op("Concat", parts[0], parts[1], product, axis=0)
     return net.model(net.op("Softmax", net.op("Reshape", deep, target), axis=2))
