@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 """Called with (done, all, what) during the long parts of a job."""
 
+_MUCH_MEMORY = 2.0
+"""Parameter memory that grows to more than so many times what it was is worth a sentence."""
+
 
 class Job:
     """One model with its priced space, and the real data to judge it by.
@@ -276,10 +279,21 @@ class Draft:
             capacity_kept=capacity_kept(job.space, self._widths),
             importance=self.importance,
             refusals=job.refusals,
-            notes=job.subject.notes,
+            notes=(*job.subject.notes, *_growth(job.subject.source.before, self.after)),
             order=self.order,
             resolution=job.subject.resolution,
         )
+
+
+def _growth(before: Estimate, after: Estimate) -> list[str]:
+    """Say when latency was bought with much parameter memory: nobody who minimises latency alone looks there."""
+    if after.parameter_bytes <= _MUCH_MEMORY * before.parameter_bytes:
+        return []
+    change = after.parameter_bytes / max(before.parameter_bytes, 1) - 1
+    return [
+        f"parameter memory grows by {change:.0%}, from {before.parameter_bytes} to {after.parameter_bytes} bytes; "
+        "--max-parameter-bytes bounds it"
+    ]
 
 
 def deliver(draft: Draft, result: OptimizeResult, output: str | Path | None) -> OptimizeResult:

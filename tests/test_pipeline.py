@@ -86,6 +86,16 @@ def test_nothing_shrinks_unasked() -> None:
         assert abs(width.width - width.size) < 32
 
 
+def test_latency_that_is_bought_with_much_memory_is_told() -> None:
+    dense, sparse = (
+        optimize(SAMPLE, None, Options(target=target, verify=False)) for target in ("npu-32-no-depthwise", "npu-16")
+    )
+    grown = dense.after.parameter_bytes / dense.before.parameter_bytes - 1
+    assert grown > 1
+    assert any(f"parameter memory grows by {grown:.0%}" in note for note in dense.notes)
+    assert not any("parameter memory" in note for note in sparse.notes)
+
+
 def test_plan_replays_to_the_same_bytes(tmp_path: Path) -> None:
     first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
     result = optimize(SAMPLE, first, LOSSY)
