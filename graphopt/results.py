@@ -330,6 +330,7 @@ class ZooNumbers:
         metric_before: its value for the original.
         metric_after: its value for the result.
         metric_error: standard error of their difference, ``None`` where the metric is no accuracy.
+        gap: how far the plan is from the optimum at most, relative; ``None`` without a certificate.
     """
 
     latency_us_before: float
@@ -349,6 +350,7 @@ class ZooNumbers:
     metric_before: float | None = None
     metric_after: float | None = None
     metric_error: float | None = None
+    gap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class Journal:
             numbers = ZooNumbers(**row["numbers"])
             if numbers.drift is not None:
                 numbers = dataclasses.replace(numbers, drift=float(numbers.drift))
+            if numbers.gap is not None:
+                numbers = dataclasses.replace(numbers, gap=float(numbers.gap))
             return ZooRow(name, row["outcome"], str(row["reason"]), float(row["seconds"]), numbers)
         except (KeyError, TypeError, ValueError):
             return None
@@ -77,7 +79,7 @@ class Journal:
 
 
 def _values(numbers: ZooNumbers) -> dict[str, Any]:
-    """The numbers by name. JSON has no infinite drift: it is the text that `float` reads."""
+    """The numbers by name. JSON has no infinite drift or gap: it is the text that `float` reads."""
     values = dataclasses.asdict(numbers)
     infinite = {name: repr(value) for name, value in values.items() if value in (math.inf, -math.inf)}
     return values | infinite

@@ -34,4 +34,5 @@ def numbers_of(result: OptimizeResult) -> ZooNumbers | None:
         metric_before=metric_before,
         metric_after=metric_after,
         metric_error=metric_error,
+        gap=None if result.certificate is None else result.certificate.gap,
     )

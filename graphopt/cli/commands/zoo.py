@@ -76,9 +76,10 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
     from graphopt.report import format as f
 
     drifts = ("drift",) if any(row.numbers and row.numbers.drift is not None for row in rows) else ()
+    gaps = ("gap",) if any(row.numbers and row.numbers.gap is not None for row in rows) else ()
     metrics = ("metric",) if any(row.numbers and row.numbers.metric for row in rows) else ()
     numbers = ("latency", "change", "memory", "params")
-    made = table("model", "outcome", *numbers, "safety", "proof", *drifts, *metrics, right=(*numbers, *drifts))
+    made = table("model", "outcome", *numbers, "safety", "proof", *drifts, *gaps, *metrics, right=(*numbers, *drifts, *gaps))
     for row in rows:
         found = row.numbers
         cells = [
@@ -93,6 +94,8 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
         ]
         if drifts:
             cells.append(f.small(found.drift if found else None))
+        if gaps:
+            cells.append("-" if found is None or found.gap is None else f"{found.gap:.2%}")
         if metrics:
             cells.append(cell(_metric(found)) if found and found.metric else "-")
         made.add_row(*cells)
