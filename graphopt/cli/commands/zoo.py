@@ -79,7 +79,9 @@ def _table(rows: tuple[ZooRow, ...]) -> Table:
     gaps = ("gap",) if any(row.numbers and row.numbers.gap is not None for row in rows) else ()
     metrics = ("metric",) if any(row.numbers and row.numbers.metric for row in rows) else ()
     numbers = ("latency", "change", "memory", "params")
-    made = table("model", "outcome", *numbers, "safety", "proof", *drifts, *gaps, *metrics, right=(*numbers, *drifts, *gaps))
+    made = table(
+        "model", "outcome", *numbers, "safety", "proof", *drifts, *gaps, *metrics, right=(*numbers, *drifts, *gaps)
+    )
     for row in rows:
         found = row.numbers
         cells = [
