@@ -30,6 +30,9 @@ WORK = 200_000_000
 DECISION = 5_000
 """Entries that one decision takes as long as."""
 
+LEAST = 16
+"""Minimisations in any case."""
+
 CUTS = 40
 """Minimisations for one multiplier at most."""
 
@@ -86,7 +89,7 @@ class Relaxation:
         self._table = table
         self._scorer = scorer
         self._elimination = Elimination(table, max_entries, peak=scorer.peak)
-        self._left = max(work // (self._elimination.entries + DECISION * len(table.variables) + 1), 8)
+        self._left = max(work // (self._elimination.entries + DECISION * len(table.variables) + 1), LEAST)
         ceilings = [bound.limit / bound.weights[PEAK] for bound in scorer.bounds if PEAK in bound.weights]
         floor = max((float(instant.live.min()) for instant in table.instants), default=0.0) if scorer.peak else 0.0
         self.root = Region(low=floor, high=min(ceilings, default=math.inf))

@@ -94,7 +94,9 @@ def bounds_of(table: CostTable) -> dict[str, Constraints]:
     return found
 
 
-def show_models(models: Sequence[str], shape: tuple[int, ...], targets: Sequence[str], *, bounds: bool) -> None:
+def show_models(
+    models: Sequence[str], shape: tuple[int, ...], targets: Sequence[str], names: Sequence[SearchName], *, bounds: bool
+) -> None:
     """One row for each model, target and bound."""
     tallies: dict[SearchName, Tally] = defaultdict(lambda: Tally([], []))
     for model in models:
@@ -105,7 +107,7 @@ def show_models(models: Sequence[str], shape: tuple[int, ...], targets: Sequence
         for target, table in rows:
             for label, constraints in {"": Constraints(), **(bounds_of(table) if bounds else {})}.items():
                 cells = []
-                for name in STRATEGIES:
+                for name in names:
                     scorer = Scorer(table, "latency", constraints)
                     found, seconds = timed(name, table, scorer)
                     proof = found.certificate or certify(table, Scorer(table, "latency", constraints), found.score)
@@ -119,14 +121,14 @@ def show_models(models: Sequence[str], shape: tuple[int, ...], targets: Sequence
         print(f"{name:<6} {tally}")
 
 
-def show_chains() -> None:
+def show_chains(names: Sequence[SearchName]) -> None:
     """One row for each length and strategy, then the growth."""
     spent: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for blocks in LENGTHS:
         table = chain(blocks)
         bound = int(0.8 * table.evaluate(table.default()[None], (PARAMETER_BYTES,))[0, 0])
         for label, constraints in (("free", Constraints()), ("bounded", Constraints(parameter_bytes=bound))):
-            for name in STRATEGIES:
+            for name in names:
                 if blocks > MOVES_UP_TO.get(name, blocks):
                     continue
                 found, seconds = timed(name, table, Scorer(table, "latency", constraints))
@@ -147,13 +149,14 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=[str(ROOT / "sample_models" / "fashion_classifier.onnx")])
     parser.add_argument("--shape", default="1,3,64,192", help="of an input x that is open [default: %(default)s]")
     parser.add_argument("--targets", default=",".join(bundled_targets()), help="[default: all bundled]")
+    parser.add_argument("--search", nargs="+", choices=STRATEGIES, default=["local", "exact", "greedy"])
     parser.add_argument("--bounds", action="store_true", help="search under bounds, too")
     parser.add_argument("--chains", action="store_true", help="only the chains")
     options = parser.parse_args()
     if not options.chains:
         shape = tuple(int(dim) for dim in options.shape.split(","))
-        show_models(options.models, shape, options.targets.split(","), bounds=options.bounds)
-    show_chains()
+        show_models(options.models, shape, options.targets.split(","), options.search, bounds=options.bounds)
+    show_chains(options.search)
 
 
 if __name__ == "__main__":
