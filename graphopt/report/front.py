@@ -11,7 +11,7 @@ from graphopt.report import format as f
 from graphopt.report.charts import WIDTH, open_svg, safe, ticks
 from graphopt.report.parts import badge, section, table
 from graphopt.report.picture import MARGIN, placed, whole_file
-from graphopt.report.sentences import MEASURES, metrics
+from graphopt.report.sentences import metrics
 from graphopt.report.style import STYLE
 from graphopt.version import __version__
 
@@ -73,7 +73,7 @@ def plot(front: Front) -> str:
 
     show = shown(front.axis)
     parts = [open_svg(WIDTH, HEIGHT, f"{AXES[front.axis]} against latency")]
-    for tick in map(inverse, ticks(y_high, y_low)):
+    for tick in (inverse(tick) for tick in ticks(y_high, y_low) if tick >= 0):
         y = down(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{show(tick)}</text>')
@@ -122,7 +122,7 @@ def _scales(axis: GivenUp) -> tuple[Callable[[float], float], Callable[[float], 
 def _range(values: list[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    return max(low - margin, 0.0) if low >= 0 else low - margin, high + margin
+    return low - margin, high + margin
 
 
 def html_front(front: Front) -> str:
@@ -168,11 +168,24 @@ def html_front(front: Front) -> str:
 
 def _candidates(front: Front) -> str:
     rows = [
-        (f"<b>{safe(label)}</b>", *map(safe, cells), badge(safety) if safety else "", badge(proof) if proof else "")
+        (
+            f"<b>{safe(label)}</b>",
+            *map(_unbroken, cells),
+            badge(safety) if safety else "",
+            badge(proof) if proof else "",
+        )
         for label, *cells, safety, proof in candidate_rows(front)
     ]
     return table(HEAD, rows, numbers=1)
 
+
+def _unbroken(text: str) -> str:
+    """A number and its unit stay on one line; a metric with its difference may take two."""
+    return safe(text) if "(" in text else safe(text).replace(" ", "&nbsp;")
+
+
+_SHORT = {"kl": "KL", "relative-l2": "rel. L2", "differing": "differing"}
+"""What a drift is, in a table (`sentences.MEASURES` says more)."""
 
 HEAD = (
     "", "latency", "change", "parameters", "peak", "together", "kept", "drift", "metric", "safety", "proof",
@@ -195,7 +208,7 @@ def candidate_rows(front: Front) -> list[tuple[str, ...]]:
                 f.change(before.latency_us, after.latency_us),
                 *_memory(after),
                 f.share(one.result.capacity_kept),
-                "" if drift is None else f"{f.small(drift.value)} {MEASURES[drift.worst.measure]}",
+                "" if drift is None else f"{f.small(drift.value)} {_SHORT[drift.worst.measure]}",
                 _metric(one),
                 one.result.safety,
                 "" if proof is None else "drift" if proof.verdict == "differs" and lossy else proof.verdict,
