@@ -62,7 +62,7 @@ class Task:
     def tune(self, start: Path, out: Path, samples: int, epochs: float, progress: Progress | None = None) -> None:
         """Fine-tune a model file, and write the result."""
         loss = summed(self.loss, distillation(load(self.model))) if self.taught else self.loss
-        recipe = Recipe(epochs=epochs, learning_rate=1e-3, batch=64)
+        recipe = Recipe(epochs=epochs, learning_rate=2e-3, batch=64)
         save(finetune(load(start), self.training(samples), loss, recipe, progress).graph, out)
 
 
