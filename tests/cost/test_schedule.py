@@ -9,9 +9,11 @@ import onnx
 import onnx.parser
 import pytest
 
+from graphopt.cost import schedule as module
 from graphopt.cost.estimate import estimate
 from graphopt.cost.schedule import schedule
 from graphopt.ir.graph import Graph
+from graphopt.ir.order import Order
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.normalise import normalise
 from graphopt.onnx_io.save import save
@@ -46,6 +48,16 @@ def test_branches_run_one_after_the_other(max_states: int, bound: int) -> None:
     assert keys(done.graph) != keys(graph)
     assert estimate(done.graph, NPU).peak_activation_bytes == done.after
     assert schedule(done.graph, NPU).graph is done.graph
+
+
+def test_an_order_whose_arena_is_no_smaller_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    m = Builder()
+    wide = m.graph(m.unary("Softmax", inception(m, m.input(1, 32, 16, 16))))
+    best = schedule(wide, NPU).graph
+    place = {key: number for number, key in enumerate(keys(best))}
+    back = tuple(place[key] for key in keys(wide))  # the live set may promise what the allocator does not keep
+    monkeypatch.setattr(module, "best_order", lambda *_, **__: Order(back, 0, 0))
+    assert schedule(best, NPU).graph is best
 
 
 def test_what_is_a_chain_with_skips_stays() -> None:
