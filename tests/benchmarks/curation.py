@@ -25,7 +25,7 @@ import numpy as np
 from graphopt.draft import Job
 from graphopt.loss import capacity_loss
 from graphopt.prepare import find_catalog, find_rules, open_space, open_subject
-from graphopt.report.charts import ticks
+from graphopt.report.charts import WIDTH, ticks
 from graphopt.report.picture import MARGIN, whole_file
 from graphopt.results import Options
 from graphopt.search import evolve
@@ -164,7 +164,7 @@ polyline{fill:none;stroke-width:2}.curated{stroke:#16794c}.every{stroke:#2f6fd0}
 
 def picture(title: str, runs: dict[tuple[str, str], list[Run]], best: float, evaluations: int) -> str:
     """The median best against evaluations, as a whole SVG file."""
-    left, top, width, height = MARGIN + 60.0, 130.0, 560.0, 260.0
+    left, top, width, height = MARGIN + 60.0, 130.0, WIDTH - 76.0, 260.0
     low, high = np.log10(100), np.log10(evaluations)
     ats = np.logspace(low, high, 120)
     curves = {key: np.array([np.median([r.best(at) for r in its]) for at in ats]) for key, its in runs.items()}
