@@ -1,8 +1,8 @@
 """The three sample tasks as `articles.py` needs them: data to train and to choose on, a loss, a metric.
 
 Needs PyTorch (`pip install 'graphopt[train]'`) and Fashion-MNIST (Debian: `apt install dataset-fashion-mnist`): the
-first 55,000 training images to train on, the other 5,000 for choices. Figures are from the committed test images, which
-nothing here trains on or chooses by.
+first 55,000 training images to train on, the other 5,000 for choices. Figures are from test images, which nothing here
+trains on or chooses by: all 10,000 for the classifier, 4,000 canvases of the committed 2,000 for the others.
 """
 
 from __future__ import annotations
@@ -90,8 +90,7 @@ def fashion_classifier() -> Task:
     @cache
     def split(part: str) -> tuple[Any, Any]:
         if part == "test":
-            with np.load(FOLDER / "fashion_test.npz") as file:
-                return file["image"], file["label"]
+            return classifier.read_split(classifier.DEBIAN_FOLDER, "t10k")
         pixels, classes = trained.read_items(classifier.DEBIAN_FOLDER, slice(trained.TRAINING_ITEMS, None))
         return _fed(pixels), classes.astype(np.int64)
 

@@ -5,7 +5,7 @@
 * segmenter: five candidates, from mild to bold.
 
 For each: estimated latency, the same measured by onnxruntime (original and result in one run) and compiled by Vela, and
-the task's metric on the committed test images: of the original, after repair without labels, after fine-tuning (the
+the task's metric on test images: of the original, after repair without labels, after fine-tuning (the
 original gets the same, so that nothing looks good by more training alone). Multipliers are chosen on validation images:
 the smallest whose fine-tuned model stays within half a point of the original.
 
