@@ -26,6 +26,7 @@ _LEGEND = (
 )
 
 _SIDE = 560
+_DOWN = 130
 _LEFT, _BOTTOM, _TOP, _RIGHT = 76, 46, 12, 16
 
 
@@ -37,20 +38,23 @@ def svg_scatter(target: str, tool: str, dots: Sequence[Dot]) -> str:
         tool: what measured.
         dots: at least one net.
     """
-    score = score_of(np.array([(dot.measured_us, dot.estimated_us) for dot in dots]))
+    kinds = {"band", *(dot.kind for dot in dots)}
+    judged = [dot for dot in dots if dot.kind != "layers"] or dots  # a layer is no net
+    score = score_of(np.array([(dot.measured_us, dot.estimated_us) for dot in judged]))
     lead = (
         f"Estimated against measured latency of {f.plural(score.count, 'net')}: "
         f"{f.share(score.within_10)} within 10 %, MAPE {f.share(score.mape)}"
     )
     parts = []
     x = float(MARGIN)
-    for style, text in _LEGEND:
+    for style, text in (entry for entry in _LEGEND if entry[0] in kinds):
         parts.append(f'<rect class="{style}" x="{x:.0f}" y="80" width="12" height="12" rx="3"/>')
         parts.append(f'<text x="{x + 18:.0f}" y="90">{text}</text>')
         x += 40 + 6.6 * len(text)
-    parts.append(f'<text x="{x:.0f}" y="90">measured by {safe(tool)}</text>')
-    parts.append(placed(_plot(dots), 108, _SIDE))
-    return whole_file(target, lead, parts, 108 + _SIDE, _STYLE)
+    # a line of its own: what a tool says of itself may be long
+    parts.append(f'<text x="{MARGIN}" y="112">measured by {safe(tool)}</text>')
+    parts.append(placed(_plot(dots), _DOWN, _SIDE))
+    return whole_file(target, lead, parts, _DOWN + _SIDE, _STYLE)
 
 
 def _plot(dots: Sequence[Dot]) -> str:
