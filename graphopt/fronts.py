@@ -1,6 +1,6 @@
 """Several plans and models along the front: latency against what is given up for it.
 
-Where only exact changes are allowed, nothing but memory (parameters and peak activations) is given up; else it is
+Where only exact changes are on offer, nothing but memory (parameters and peak activations) is given up; else it is
 measured drift, or capacity where there are no real inputs (`loss`). Fronts of memory are evolved (`search.evolve`),
 those of a loss drawn by a sweep of bounds (`search.sweep`). The candidates chosen from a front are applied, repaired,
 proved and written as a single result is.
@@ -32,7 +32,7 @@ from graphopt.search.objective import Scorer
 from graphopt.search.run import run_search
 from graphopt.search.sweep import Points, even, front_of, points_of, spread, sweep
 from graphopt.sizing import sized_subjects
-from graphopt.space.table import Candidates, CostTable
+from graphopt.space.table import DRIFT, Candidates, CostTable
 
 GivenUp = Literal["memory", "capacity", "drift"]
 """What latency is traded against."""
@@ -157,8 +157,6 @@ def _for_front(options: Options, count: int) -> Options:
     if any(others) or options.certify:
         asked = "--objective, --fit-memory, --max-drift and --certify"
         raise ConfigError(f"--pareto draws a front of its own: leave {asked} out")
-    if options.search == "exact" and options.allowed == "exact":
-        raise ConfigError("--search exact needs costs that add up, and a front of exact plans trades memory: use local")
     return replace(
         options,
         op_order=options.op_order or ("memory" if options.allowed == "exact" else None),
@@ -170,7 +168,8 @@ def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list
     """The front, and what is chosen from it, A first: each with its place in the front."""
     options = job.options
     loss = Loss(job.table, False) if options.allowed == "exact" else with_loss(job, progress)
-    axis: GivenUp = "memory" if options.allowed == "exact" else "drift" if loss.is_measured else "capacity"
+    costs = any(factor.table[DRIFT].any() for factor in loss.table.factors)  # a model may have no width to give up
+    axis: GivenUp = "memory" if not costs else "drift" if loss.is_measured else "capacity"
     other: Quantity = "memory" if axis == "memory" else "drift"
     constraints = replace(options.constraints, drift=MOST_DRIFT) if axis == "drift" else options.constraints
     budget = Budget(options.max_evaluations)

@@ -106,7 +106,6 @@ def test_bounds_hold_and_what_is_out_of_reach_is_said() -> None:
         {"fit_memory": 100_000},
         {"certify": True},
         {"max_drift": 0.1},
-        {"allow": "exact", "search": "exact"},
     ],
 )
 def test_options_that_say_something_else_are_refused(other: dict[str, object]) -> None:
