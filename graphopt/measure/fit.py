@@ -19,9 +19,10 @@ import numpy.typing as npt
 from graphopt.cost.categories import Category
 from graphopt.cost.features import LEAST_US, SIZES, added, inputs, rows, terms
 from graphopt.cost.learned import CategoryModel, Learned, apart
+from graphopt.cost.learned_file import packed
 from graphopt.cost.trees import LEAVES, Real, Single, Trees
 from graphopt.cost.workload import Workload
-from graphopt.errors import ModelError
+from graphopt.errors import ConfigError, ModelError
 from graphopt.measure.forest import boosted
 from graphopt.targets.target import Target
 
@@ -106,6 +107,22 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = TREES
     Raises:
         ModelError: when no category has `MIN_KERNELS` kernels, or a latency is no finite number.
     """
+    wanted = sum(min(trees, count // _KERNELS_PER_TREE) for count in Counter(_names(kernels)).values())
+    budget = min(_ALL_TREES, wanted)
+    while True:
+        learned = _fit(kernels, target, trees, budget)
+        try:
+            packed(learned)
+        except ConfigError:  # thresholds that do not recur take more room
+            if budget < MIN_KERNELS:
+                raise
+            budget = budget * 7 // 8
+        else:
+            return learned
+
+
+def _fit(kernels: Sequence[MeasuredKernel], target: Target, trees: int, budget: int) -> Learned:
+    """Fit with so many trees in one category, and in all together."""
     data = _data(kernels, target)
     names = _names(kernels)
     category = np.array(names)
@@ -113,7 +130,7 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = TREES
     held_out, sigma = np.full(len(kernels), np.nan), np.zeros(len(kernels))
     counts = Counter(names)
     wanted = {name: min(trees, count // _KERNELS_PER_TREE) for name, count in counts.items() if count >= MIN_KERNELS}
-    scale = min(1.0, _ALL_TREES / max(sum(wanted.values()), 1))
+    scale = min(1.0, budget / max(sum(wanted.values()), 1))
     for name in sorted(wanted):
         which = category == name
         count = max(int(wanted[name] * scale), 1)

@@ -123,6 +123,14 @@ def test_moves_of_many_kernels_are_learned_apart_and_rare_ones_together() -> Non
     assert np.abs(off(learned, kernels)[0]).max() < 0.05
 
 
+def test_what_does_not_fit_into_a_file_gets_fewer_trees(exact: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = len(packed(exact)) * 3 // 4
+    monkeypatch.setattr("graphopt.cost.learned_file.MAX_BYTES", small)
+    learned = fit(nets(1, 60), NPU)
+    assert len(packed(learned)) <= small
+    assert np.median(np.abs(off(learned, nets(2, 30))[0])) < 0.02
+
+
 def test_what_cannot_be_learned_from_is_refused() -> None:
     with pytest.raises(ModelError, match="8 measured kernels are too few"):
         fit(nets(1, 1), NPU)
