@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -18,6 +17,7 @@ from typing import Any, Final, Literal, cast
 
 from graphopt.errors import ConfigError, did_you_mean
 from graphopt.resources import targets_dir
+from graphopt.strict import read_table
 
 Precision = Literal["int8", "float16", "float32"]
 DenseMode = Literal["weight-stationary", "vector"]
@@ -211,15 +211,8 @@ def load_target(name_or_path: str | os.PathLike[str]) -> Target:
 
 
 def _read(path: Path) -> Target:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the target file: {error.strerror or error}", file=str(path)) from error
-    try:
-        data = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not a TOML file: {error}", file=str(path)) from error
-    return _Checker(str(path), data).target(hashlib.sha256(content).hexdigest())
+    values = read_table(path).values
+    return _Checker(str(path), values).target(hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 class _Checker:

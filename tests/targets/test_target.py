@@ -68,14 +68,18 @@ def test_unknown_name_gets_the_nearest_names_and_the_command_that_lists_them() -
 
 
 def test_missing_file_and_no_toml(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot read the target file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
         load_target(tmp_path / "nowhere.toml")
-    with pytest.raises(ConfigError, match=r"mine\.toml: not a TOML file"):
+    with pytest.raises(ConfigError, match=r"mine\.toml: is no valid TOML"):
         load_target(written(tmp_path, "name = "))
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="not a TOML file"):
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load_target(binary)
+    with pytest.raises(ConfigError, match="is no valid TOML"):
+        load_target(written(tmp_path, "x = " + "[" * 5000))
+    with pytest.raises(ConfigError, match="is larger than"):
+        load_target(written(tmp_path, "# long\n" * 200_000))
 
 
 @pytest.mark.parametrize(
