@@ -151,21 +151,30 @@ def train(images: Images, labels: Labels, *, epochs: int, seed: int) -> FashionC
     return model.eval()
 
 
-def export(model: FashionClassifier, path: Path) -> None:
-    """Write the model as ONNX: opset 18, IR version 10 at most, free batch size, nothing but what a runtime needs."""
+def export(model: nn.Module, path: Path, *, size: int, outputs: tuple[str, ...], text: str) -> None:
+    """Write a model of one ``image`` as ONNX: opset 18, IR version 10 at most, free batch size, nothing but what a
+    runtime needs.
+
+    Args:
+        model: what to write.
+        path: where to.
+        size: side of the square image.
+        outputs: names of the outputs, in order.
+        text: the file's description.
+    """
     program = torch.onnx.export(
         model.to(memory_format=torch.contiguous_format),
-        (torch.zeros(2, 1, 28, 28),),
+        (torch.zeros(2, 1, size, size),),
         dynamo=True,
         input_names=["image"],
-        output_names=["logits"],
+        output_names=list(outputs),
         opset_version=18,
         dynamic_shapes={"image": {0: torch.export.Dim("N")}},
     )
     assert program is not None
     proto = program.model_proto
     proto.ir_version = min(proto.ir_version, 10)
-    proto.doc_string = "Fashion-MNIST classifier, MobileNetV2 style; image = (pixel - 64) / 128"
+    proto.doc_string = text
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces with paths of the machine that exported it
     for value in proto.graph.value_info:
@@ -198,7 +207,8 @@ def main() -> None:
 
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "fashion_classifier.onnx"
-    export(model, path)
+    text = "Fashion-MNIST classifier, MobileNetV2 style; image = (pixel - 64) / 128"
+    export(model, path, size=28, outputs=("logits",), text=text)
     picked = np.sort(np.random.default_rng(options.seed).choice(len(images), CALIBRATION_IMAGES, replace=False))
     np.savez_compressed(options.out / "fashion_calibration.npz", image=images[picked])
     subset_images, subset_labels = test_images[:TEST_IMAGES], test_labels[:TEST_IMAGES]

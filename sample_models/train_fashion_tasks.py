@@ -25,12 +25,11 @@ from typing import Any
 
 import fashion_tasks as tasks
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from train_fashion_classifier import DEBIAN_FOLDER, InvertedBottleneck, conv_bn_relu6
+from train_fashion_classifier import DEBIAN_FOLDER, InvertedBottleneck, conv_bn_relu6, export
 
 TRAINING_ITEMS = 55_000
 CANVASES = 16_384
@@ -240,29 +239,6 @@ def train(task: Task, items: tuple[tasks.Pixels, Any], *, epochs: int, seed: int
     return model.eval()
 
 
-def export(model: nn.Module, outputs: tuple[str, ...], path: Path) -> None:
-    """Write the model as ONNX: opset 18, IR version 10 at most, free batch size, nothing but what a runtime needs."""
-    program = torch.onnx.export(
-        model.to(memory_format=torch.contiguous_format),
-        (torch.zeros(2, 1, tasks.SIZE, tasks.SIZE),),
-        dynamo=True,
-        input_names=["image"],
-        output_names=list(outputs),
-        opset_version=18,
-        dynamic_shapes={"image": {0: torch.export.Dim("N")}},
-    )
-    assert program is not None
-    proto = program.model_proto
-    proto.ir_version = min(proto.ir_version, 10)
-    proto.doc_string = "On canvases made of Fashion-MNIST items; image = (pixel - 64) / 128"
-    for node in proto.graph.node:
-        del node.metadata_props[:]  # stack traces with paths of the machine that exported it
-    for value in proto.graph.value_info:
-        del value.metadata_props[:]
-    onnx.checker.check_model(proto, full_check=True)
-    onnx.save(proto, path)
-
-
 def runner(path: Path) -> tasks.Run:
     """What the metrics call, with onnxruntime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -288,7 +264,8 @@ def main() -> None:
 
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"fashion_{options.task}.onnx"
-    export(model, task.outputs, path)
+    text = "On canvases made of Fashion-MNIST items; image = (pixel - 64) / 128"
+    export(model, path, size=tasks.SIZE, outputs=task.outputs, text=text)
     data = options.out / f"fashion_{options.task}_calibration.npz"
     np.savez_compressed(data, image=task.scenes(*items, CALIBRATION_CANVASES, CALIBRATION_SEED).images)
 
