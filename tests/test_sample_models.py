@@ -17,7 +17,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parent.parent / "sample_models"
 README = (FOLDER / "README.md").read_text("utf-8")
 FILES = ("fashion_classifier.onnx", "fashion_calibration.npz", "fashion_test.npz")
-CANVAS_TASKS = ("detector",)
+CANVAS_TASKS = ("detector", "segmenter")
 CANVAS_FILES = tuple(f"fashion_{task}{end}" for task in CANVAS_TASKS for end in (".onnx", "_calibration.npz"))
 
 
@@ -93,6 +93,7 @@ def test_calibration_images_are_unlabelled_distinct_and_fit_the_model(session: o
     ("task", "function", "claims"),
     [
         ("detector", "detection", {"ap50": r"AP@0\.5 ([0-9.]+) %", "right": r"([0-9.]+) % of the canvases right"}),
+        ("segmenter", "segmentation", {"miou": r"mIoU ([0-9.]+) %", "pixels": r"([0-9.]+) % of the pixels right"}),
     ],
 )
 def test_metrics_in_the_readme(task: str, function: str, claims: dict[str, str], tasks: ModuleType) -> None:

@@ -20,6 +20,8 @@ SAMPLES = (
     "fashion_classifier.onnx",
     "fashion_detector.onnx",
     "fashion_detector_calibration.npz",
+    "fashion_segmenter.onnx",
+    "fashion_segmenter_calibration.npz",
     "fashion_tasks.py",
     "fashion_test.npz",
 )

@@ -34,17 +34,7 @@ def show(results: Mapping[str, Any]) -> None:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("task, target", "variant", "x", "fused"):
         made.add_column(column)
-    for column in (
-        "latency",
-        "peak",
-        "size",
-        "onnxruntime",
-        "vela u55-256",
-        "metric",
-        "repaired",
-        "fine-tuned",
-        "validation",
-    ):
+    for column in _NUMBERS:
         made.add_column(column, justify="right")
     for key, entry in results.items():
         if key.endswith("|original"):
@@ -57,9 +47,7 @@ def show(results: Mapping[str, Any]) -> None:
     for task, target, variant, attempt, entry in rows(results):
         name = results[f"{task}|original"]["metric"]
         before, after = attempt["before"], attempt["after"]
-        costs = [
-            f.change(before[cost], after[cost]) for cost in ("latency_us", "peak_activation_bytes", "parameter_bytes")
-        ]
+        costs = [f.change(before[cost], after[cost]) for cost in _COSTS]
         measured = [f.change(*pair) for _, pair in sorted(entry.get("measured", {}).items())] or ["-", "-"]
         multiplier = attempt["multiplier"]
         made.add_row(
@@ -69,7 +57,7 @@ def show(results: Mapping[str, Any]) -> None:
         )  # fmt: skip
     screen.print(made)
     for task, target, variant, _, entry in rows(results):
-        if entry["worse"] and variant.startswith(("V2", "A ")):
+        if entry["worse"] and variant[:2] in ("V2", "A"):
             blocks = ", ".join(f"{where} ({f.latency(cost)} slower)" for where, cost in entry["worse"])
             screen.print(f"{task} on {target}: fusing would slow down {blocks}")
 
