@@ -137,6 +137,16 @@ def test_the_bound_holds_on_held_out_samples(job: Job, options: Options) -> None
     assert tight.after.latency_us >= result.after.latency_us
 
 
+def test_least_drift_chooses_among_every_curated_width(job: Job, options: Options) -> None:
+    free = replace(options, max_drift=None, objective="drift>latency")
+    assert [v.options for v in Job(SAMPLE, free).table.variables] == [v.options for v in job.table.variables]
+    assert job.space.widths
+    scaled = replace(free, depth_multipliers=(1.0,), allow="retrain")
+    assert max(len(width.options) for width in Job(SAMPLE, scaled).space.widths) < max(
+        len(width.options) for width in job.space.widths
+    )
+
+
 def test_a_bound_needs_samples() -> None:
     with pytest.raises(ConfigError, match="add --calibration"):
         optimize(SAMPLE, None, Options(max_drift=0.1))

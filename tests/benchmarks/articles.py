@@ -68,7 +68,7 @@ def variants(task: Task, target: str) -> list[Variant]:
     base = Options(
         target=target, allow="retrain", calibration=str(task.calibration), verify=False, packs=(), search="exact"
     )
-    solved: dict[str, Any] = {"curate_widths": True, "objective": "drift>latency"}
+    solved: dict[str, Any] = {"objective": "drift>latency"}
     before = estimate(task.model, target)
     if task.name == "detector":
         limit = Constraints(latency_us=LATENCY_SHARE * before.latency_us)
