@@ -263,8 +263,8 @@ search_options = stacked(
         "--objective", type=ObjectiveText(), default="latency", show_default=True, metavar="WHAT",
         help="What is minimised: latency, peak-memory, parameters, memory (parameters and peak activations), macs or "
         "drift; a weighted sum of these, each relative to the original's, as latency=1,parameters=0.2; or one and "
-        "then, giving up some percent of it (1 where none is said), another, as latency+2%>parameters. With drift (needs "
-        "--calibration) every curated width is on offer.",
+        "then, giving up some percent of it (1 where none is said), another, as latency+2%>parameters. With drift "
+        "(needs --calibration) every curated width is on offer.",
     ),
     click.option("--max-latency-us", type=PositiveNumber(), metavar="US", help="Upper bound."),
     click.option("--max-peak-bytes", type=Amount(), metavar="N", help="Upper bound, as 256KB or 1.5MiB."),
