@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from graphopt.draft import Draft, Job, Progress
+from graphopt.loss import with_loss
 from graphopt.results import Options
 from graphopt.search.budget import Budget, current_watch
 from graphopt.search.objective import Constraints, Scorer
@@ -111,31 +111,21 @@ def _middle(low: int | None, high: int | None) -> int | None:
     return None if low is None or high is None else (low + high) // 2
 
 
-def search_within_drift(
-    job: Job, max_drift: float | None, progress: Progress | None
-) -> tuple[Found, Draft, tuple[str, ...]]:
-    """The best candidate, by the objective, whose measured drift keeps the bound, if there is one.
+def search_within_drift(job: Job, max_drift: float, progress: Progress | None) -> tuple[Found, Draft, tuple[str, ...]]:
+    """The best candidate, by the objective, whose measured drift keeps the bound.
 
     Single drifts are added up for the search; what comes out is repaired and measured as a whole, and the budget for
     the sum follows, up or down, until the whole uses most of the bound.
     """
-    from graphopt.sensitivity import bound_of, measure_sensitivity
+    from graphopt.sensitivity import bound_of
 
-    assert job.data is not None
-    cache = None if job.options.cache is None else Path(job.options.cache)
-    single = measure_sensitivity(
-        job.space, job.table, job.data, job.subject.path, job.subject.key, cache=cache, progress=progress
-    )
-    table = job.table.with_drift(single.drift)
-    singles = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"
-    if max_drift is None:
-        return *search(job, table, job.options.constraints, progress), (singles,)
-    budget = bound_of(max_drift, single.measure)
+    loss = with_loss(job, progress)
+    whole = budget = bound_of(max_drift, loss.measure)
     best: tuple[Found, Draft] | None = None
     best_rank = (True, math.inf)
     tried = []
     for _ in range(DRIFT_ATTEMPTS):
-        found, draft = search(job, table, replace(job.options.constraints, drift=budget), progress)
+        found, draft = search(job, loss.table, replace(job.options.constraints, drift=budget), progress)
         drift = 0.0 if draft.drift is None else draft.drift.value
         tried.append(f"{drift:.3g} at {draft.after.latency_us:,.0f} us")
         rank = bool(missed(draft, job.options)), found.score  # a bound that is missed weighs more than any gain
@@ -145,10 +135,10 @@ def search_within_drift(
             break
         if current_watch().over:
             break
-        budget *= min(max(bound_of(max_drift, single.measure) / max(_added(draft), 1e-12), 0.05), 4.0)
+        budget *= min(max(whole / max(_added(draft), 1e-12), 0.05), 4.0)
     if best is None:
-        best = search(job, table, replace(job.options.constraints, drift=0.0), progress)
-    note = f"{singles}; drift of whole models: {', '.join(tried)}"
+        best = search(job, loss.table, replace(job.options.constraints, drift=0.0), progress)
+    note = f"{loss.note}; drift of whole models: {', '.join(tried)}"
     return *best, (note,)
 
 
@@ -167,7 +157,7 @@ def missed(draft: Draft, options: Options) -> str:
         ("--max-latency-us", after.latency_us, bounds.latency_us),
         ("--max-peak-bytes", after.peak_activation_bytes, bounds.peak_bytes),
         ("--max-parameter-bytes", after.parameter_bytes, bounds.parameter_bytes),
-        ("--max-memory-bytes", after.parameter_bytes + after.peak_activation_bytes, bounds.memory_bytes),
+        ("--max-memory-bytes", after.memory_bytes, bounds.memory_bytes),
         ("--max-macs", after.macs, bounds.macs),
         ("--max-drift", drift, options.max_drift),
     ):

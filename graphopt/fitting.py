@@ -35,7 +35,6 @@ def for_fit(options: Options) -> Options:
         options,
         objective=OBJECTIVE,
         constraints=replace(options.constraints, memory_bytes=options.fit_memory),
-        curate_widths=not options.depth_multipliers,
     )
 
 

@@ -167,7 +167,7 @@ def _for_front(options: Options, count: int) -> Options:
 def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list[tuple[Draft, int]]]:
     """The front, and what is chosen from it, A first: each with its place in the front."""
     options = job.options
-    loss = Loss(job.table, False) if options.allowed == "exact" else with_loss(job, progress)
+    loss = Loss(job.table) if options.allowed == "exact" else with_loss(job, progress)
     costs = any(factor.table[DRIFT].any() for factor in loss.table.factors)  # a model may have no width to give up
     axis: GivenUp = "memory" if not costs else "drift" if loss.is_measured else "capacity"
     other: Quantity = "memory" if axis == "memory" else "drift"

@@ -23,13 +23,18 @@ class Loss:
 
     Attributes:
         table: the job's, its ``DRIFT`` row filled.
-        is_measured: whether that is measured drift; else it is :func:`capacity_loss`.
+        measure: of the drifts in it (see :mod:`graphopt.verification.drift`), ``""`` where it is :func:`capacity_loss`.
         note: how it was measured, ``""`` where it was not.
     """
 
     table: CostTable
-    is_measured: bool
+    measure: str = ""
     note: str = ""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the row holds measured drifts."""
+        return bool(self.measure)
 
 
 def with_loss(job: Job, progress: Progress | None = None) -> Loss:
@@ -39,7 +44,7 @@ def with_loss(job: Job, progress: Progress | None = None) -> Loss:
         ModelError, VerificationError: a model does not run on the samples.
     """
     if job.data is None:
-        return Loss(job.table.with_drift(capacity_loss(job)), False)
+        return Loss(job.table.with_drift(capacity_loss(job)))
     from graphopt.sensitivity import measure_sensitivity
 
     cache = None if job.options.cache is None else Path(job.options.cache)
@@ -47,7 +52,7 @@ def with_loss(job: Job, progress: Progress | None = None) -> Loss:
         job.space, job.table, job.data, job.subject.path, job.subject.key, cache=cache, progress=progress
     )
     note = f"{single.measured} single drifts measured ({single.reused} of them by an earlier run)"
-    return Loss(job.table.with_drift(single.drift), True, note)
+    return Loss(job.table.with_drift(single.drift), single.measure, note)
 
 
 def capacity_loss(job: Job) -> Mapping[int, npt.NDArray[np.float64]]:

@@ -18,6 +18,7 @@ from graphopt.draft import Draft, Job, Progress, deliver, find_data, find_evalua
 from graphopt.errors import ConfigError, ModelError, PlanError
 from graphopt.fitting import fit, fit_of, for_fit, why_not
 from graphopt.ir.graph import Graph
+from graphopt.loss import with_loss
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import check_output, save
 from graphopt.onnx_io.shapes import require_static_shapes
@@ -25,7 +26,6 @@ from graphopt.plan import Plan, plan_to_toml, read_plan
 from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, nothing_to_reshape, open_subject
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
 from graphopt.search.budget import watched
-from graphopt.search.goal import parse_objective
 from graphopt.search.state import SearchState
 from graphopt.search.strategy import Certificate, Found
 from graphopt.sizing import drifts_alone, is_bounded, merit, planned_subject, sized_subjects
@@ -139,11 +139,15 @@ def _searched(job: Job, progress: Progress | None) -> tuple[Draft, OptimizeResul
         return draft, replace(draft.result(), outcome="failed", reason=f"{hopeless}; nothing was written")
     if options.fit_memory is not None:
         found, draft, notes = fit(job, progress)
-    elif options.max_drift is None and "drift" not in parse_objective(options.objective).quantities:
+    elif options.max_drift is not None:
+        found, draft, notes = search_within_drift(job, options.max_drift, progress)
+    elif options.weighs_drift:
+        loss = with_loss(job, progress)
+        found, draft = search(job, loss.table, options.constraints, progress)
+        notes = (loss.note,)
+    else:
         found, draft = search(job, job.table, options.constraints, progress)
         notes = ()
-    else:
-        found, draft, notes = search_within_drift(job, options.max_drift, progress)
     result = replace(draft.result(), front=_front(job, found), evaluations=found.evaluations, fit=fit_of(draft))
     result = _certified(replace(result, notes=(*result.notes, *notes)), found.certificate)
     reason = missed(draft, options) if options.fit_memory is None else why_not(draft, progress)
@@ -157,7 +161,7 @@ def _check_search(options: Options) -> None:
     """Raise :class:`ConfigError` where what is minimised, or an earlier search, cannot be read or measured."""
     if options.resume is not None:
         SearchState.open(options.resume)
-    if "drift" in parse_objective(options.objective).quantities and options.calibration is None:
+    if options.weighs_drift and options.calibration is None:
         raise ConfigError(f"--objective {options.objective}: drift is measured on real inputs: add --calibration PATH")
 
 

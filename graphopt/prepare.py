@@ -19,7 +19,6 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.resolution.model import Resolution, at_size
 from graphopt.resolution.sizes import Shapes, Side, image_inputs
 from graphopt.results import Options
-from graphopt.search.goal import parse_objective
 from graphopt.space.space import Space, build_space
 from graphopt.targets.target import Target, load_target
 from graphopt.train import check_torch
@@ -178,8 +177,8 @@ def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule
         params["scale-depth"] = {"multipliers": options.depth_multipliers}
     if options.max_drift is not None and options.calibration is None:
         raise ConfigError("--max-drift measures on real inputs: add --calibration PATH")
-    weighs_drift = "drift" in parse_objective(options.objective).quantities and not options.depth_multipliers
-    if options.max_drift is not None or options.curate_widths or weighs_drift:
+    least_drift = options.weighs_drift and not options.depth_multipliers
+    if options.max_drift is not None or options.curate_widths or least_drift:
         params["curate-widths"] = {"enabled": True}
     rules = catalog.rules_in_force(target.properties, options.packs, options.rules, options.no_rules, params)
     if options.depth_multipliers:

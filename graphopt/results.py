@@ -117,6 +117,11 @@ class Options:
         return self.allow or ("repaired" if self.calibration and self.repair else "exact")
 
     @property
+    def weighs_drift(self) -> bool:
+        """Whether drift is part of what is minimised."""
+        return "drift" in parse_objective(self.objective).quantities
+
+    @property
     def is_ordered(self) -> bool:
         """Whether ops are put in the order that needs the least memory."""
         if self.op_order is not None:

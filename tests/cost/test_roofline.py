@@ -12,6 +12,7 @@ from graphopt.cost.roofline import BOUNDS, cycles, price
 from graphopt.cost.workload import Workload
 from graphopt.targets.target import load_target
 from tests.cost.builder import inverted_bottleneck
+from tests.measure.fused_blocks import BLOCKS
 
 NPU = load_target("npu-32")
 PER_CHANNEL = load_target("npu-32-no-depthwise")
@@ -119,17 +120,6 @@ def test_arrays_broadcast() -> None:
     cost = price(Workload("convolution", pixels=196, taps=9, channels_in=ins, channels_out=outs), NPU)
     assert cost.latency_us.shape == cost.bound.shape == (2, 3)
     assert cost.latency_us[1, 2] == price(dense(196, 9, 40, 65), NPU).latency_us
-
-
-BLOCKS = {
-    "112x112x16->16 s1": (112, 16, 16, 1),
-    "112x112x16->24 s2": (112, 16, 24, 2),
-    "56x56x24->24 s1": (56, 24, 24, 1),
-    "28x28x32->32 s1": (28, 32, 32, 1),
-    "28x28x32->64 s2": (28, 32, 64, 2),
-    "14x14x96->96 s1": (14, 96, 96, 1),
-    "7x7x160->160 s1": (7, 160, 160, 1),
-}
 
 
 @pytest.mark.parametrize(
