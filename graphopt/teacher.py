@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from graphopt.ir.graph import Graph
 from graphopt.prepare import Subject
 from graphopt.real_data import RealData
+from graphopt.resolution.model import Resolution
 from graphopt.resolution.sizes import image_inputs
 from graphopt.results import Options
 from graphopt.verification.drift import Drift, Reference, drift_from, reference_outputs
@@ -61,12 +63,13 @@ class Teacher:
 
 def frames_of(subject: Subject) -> Frames:
     """The sizes of the images at the subject's size; none where it is the model's own."""
-    if subject.resolution is None:
-        return {}
-    changed = {change.name for change in subject.resolution.inputs}
-    return {
-        image.name: Frame(image.axes, image.size) for image in image_inputs(subject.original) if image.name in changed
-    }
+    return {} if subject.resolution is None else _frames(subject.original, subject.resolution)
+
+
+def _frames(model: Graph, resolution: Resolution) -> Frames:
+    """The sizes, in a model, of the images that a change of resolution changes."""
+    changed = {change.name for change in resolution.inputs}
+    return {image.name: Frame(image.axes, image.size) for image in image_inputs(model) if image.name in changed}
 
 
 def find_teacher(subject: Subject, options: Options) -> Teacher | None:
@@ -74,8 +77,7 @@ def find_teacher(subject: Subject, options: Options) -> Teacher | None:
     own, resolution = subject.own, subject.resolution
     if own is None or resolution is None:
         return None
-    names = {change.name for change in resolution.inputs}
-    frames = {image.name: Frame(image.axes, image.size) for image in image_inputs(own.original) if image.name in names}
+    frames = _frames(own.original, resolution)
     inputs = input_types(read_interface(own.path))
     calibration = evaluator = None
     if options.calibration is not None:
