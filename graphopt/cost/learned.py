@@ -121,8 +121,9 @@ class Learned:
     def predict(self, loads: Sequence[Workload], target: Target) -> list[Prediction | None]:
         """Predict many workloads in one pass; ``None`` for a workload of a category that was not learned."""
         found: list[Prediction | None] = [None] * len(loads)
+        names = [self._learned_as(load) for load in loads]
         for name, model in self.categories.items():
-            which = [position for position, load in enumerate(loads) if self._learned_as(load) == name]
+            which = [position for position, own in enumerate(names) if own == name]
             if not which:
                 continue
             table = rows([loads[position] for position in which], target)
