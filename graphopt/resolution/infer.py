@@ -49,7 +49,7 @@ def infer(sizes: Sizes, op: Op) -> dict[str, Shape]:
         kinds[tensor] = helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(dtype), sizes.new(tensor))
         value = _value(sizes, tensor)
         if value is not None:
-            known[tensor] = numpy_helper.from_array(np.ascontiguousarray(value), tensor)
+            known[tensor] = numpy_helper.from_array(np.asarray(value, order="C"), tensor)
     imports = [helper.make_opsetid(domain, number) for domain, number in sizes.opsets.items()]
     try:
         found = onnx.shape_inference.infer_node_outputs(

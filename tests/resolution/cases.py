@@ -187,6 +187,26 @@ def prior_list(h: int, w: int) -> onnx.ModelProto:
     return net.model(net.op("Add", rows, net.constant(priors.astype(np.float32))))
 
 
+def grid_by_range(h: int, w: int) -> onnx.ModelProto:
+    """Anchor points counted out by Range up to sides read from Shape (YOLOv8 exported with open sizes)."""
+    net = Net(h, w)
+    deep = net.conv("x", 3, 2, stride=2)
+    shape, half = net.op("Shape", deep), net.constant(np.float32(0.5))
+    zero, one = net.constant(np.float32(0)), net.constant(np.float32(1))
+    ys, xs = (
+        net.op("Add", net.op("Range", zero, net.op("Cast", side, to=TensorProto.FLOAT), one), half)
+        for side in (net.op("Gather", shape, net.constant(np.int64(axis))) for axis in (2, 3))
+    )
+    whole = net.op("Concat", net.op("Shape", ys), net.op("Shape", xs), axis=0)
+    grids = [
+        net.op("Expand", net.op("Reshape", line, net.constant(np.array(view))), whole)
+        for line, view in ((ys, [-1, 1]), (xs, [1, -1]))
+    ]
+    rows = net.op("Concat", *(net.op("Unsqueeze", grid, net.constant([-1])) for grid in grids), axis=-1)
+    points = net.op("Transpose", net.op("Reshape", rows, net.constant([-1, 2])), perm=[1, 0])
+    return net.model(net.op("Sub", points, net.op("Reshape", deep, net.constant([1, 2, -1]))))
+
+
 def pixel_grid(h: int, w: int) -> onnx.ModelProto:
     """Centres of cells in pixels of the image, on one axis."""
     net = Net(h, w)
@@ -253,6 +273,6 @@ def attention(h: int, w: int) -> onnx.ModelProto:
 
 FOLLOWING: tuple[Build, ...] = (
     resize_to_sizes, transposed_to_shape, cropped_by_chain, resize_by_chain, view_by_chain, whole_pool, pixel_shuffle,
-    detector_rows, wide_rows, anchor_list, prior_list, cell_grid, pixel_grid, grid_by_ops, unit_grid, zeros_beside,
-    gate_expanded, focus, attention,
+    detector_rows, wide_rows, anchor_list, prior_list, cell_grid, pixel_grid, grid_by_ops, grid_by_range, unit_grid,
+    zeros_beside, gate_expanded, focus, attention,
 )  # fmt: skip
