@@ -61,7 +61,7 @@ class Job:
     """One model with its priced space, and the real data to judge it by.
 
     Attributes:
-        options: as the user gave them.
+        options: as the user gave them, shares of the original's costs as constraints.
         subject: the model.
         rules: the rules in force, or the plan's.
         space: the decisions.
@@ -82,10 +82,10 @@ class Job:
     ) -> None:
         """Open ``model``, or take what is open. With a ``plan`` its rules count, and its widths are on offer."""
         catalog = find_catalog(options)
-        self.options = options
         self.subject = subject or open_subject(
             model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes, original=original
         )
+        self.options = options = options.bounded(self.subject.source.before)
         if options.is_ordered:
             self.subject = in_order(self.subject)
         if plan is None:

@@ -25,7 +25,7 @@ def for_fit(options: Options) -> Options:
     """
     if options.fit_memory is None:
         return options
-    if options.objective != "latency" or options.constraints.memory_bytes is not None:
+    if options.objective != "latency" or options.constraints.memory_bytes is not None or "memory" in options.shares:
         raise ConfigError(
             "--fit-memory minimises what is lost within its bound: leave --objective and --max-memory-bytes out"
         )

@@ -28,7 +28,7 @@ from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options
 from graphopt.search.budget import watched
 from graphopt.search.state import SearchState
 from graphopt.search.strategy import Certificate, Found
-from graphopt.sizing import drifts_alone, is_bounded, merit, planned_subject, sized_subjects
+from graphopt.sizing import drifts_alone, merit, planned_subject, sized_subjects
 from graphopt.space.table import LATENCY, MACS, PARAMETER_BYTES
 from graphopt.targets.target import Target, load_target
 
@@ -112,7 +112,7 @@ def optimize(
             draft, result = _searched(Job(model, options, subject=subject), progress)
             if best is None or _is_better((draft, result), best):
                 best = draft, result
-            if is_bounded(options) and result.outcome != "failed":
+            if options.is_bounded and result.outcome != "failed":
                 break
         assert best is not None
         draft, result = best

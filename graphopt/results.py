@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from graphopt.cost.estimate import Estimate
@@ -11,7 +11,7 @@ from graphopt.ir.op import Importance, Safety
 from graphopt.plan import OpOrder, Plan
 from graphopt.rewrites.rewrite import Refusal
 from graphopt.search.budget import MAX_EVALUATIONS
-from graphopt.search.goal import parse_objective
+from graphopt.search.goal import Quantity, parse_objective
 from graphopt.search.objective import Constraints
 from graphopt.search.strategy import Certificate, SearchName
 from graphopt.verification import Verification
@@ -25,6 +25,19 @@ if TYPE_CHECKING:  # these run onnxruntime in this process, which a job without 
 OutcomeKind = Literal["optimized", "unchanged", "skipped", "failed"]
 DEFAULT_TARGET = "npu-32"
 """The target where none is named."""
+
+
+def amount(estimate: Estimate, quantity: Quantity) -> float:
+    """What a model costs of a quantity (of drift, which no estimate knows, nothing)."""
+    amounts: dict[Quantity, float] = {
+        "latency": estimate.latency_us,
+        "peak-memory": estimate.peak_activation_bytes,
+        "parameters": estimate.parameter_bytes,
+        "memory": estimate.memory_bytes,
+        "macs": estimate.macs,
+        "drift": 0.0,
+    }
+    return amounts[quantity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,7 @@ class Options:
         objective: what is minimised: a quantity, a weighted sum, or one and then another, as
             :func:`graphopt.search.goal.parse_objective` reads it.
         constraints: what must hold.
+        shares: upper bounds beside them, as shares of what the original has (0.47: at most 47 % of it), by quantity.
         seed: of the search and of made-up verification inputs.
         max_evaluations: when the search stops at the latest (candidates priced).
         max_seconds: that all searches of the job may take together; where they bind, the result is not reproducible.
@@ -90,6 +104,7 @@ class Options:
     resolutions: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     objective: str = "latency"
     constraints: Constraints = field(default_factory=Constraints)
+    shares: Mapping[Quantity, float] = field(default_factory=dict)
     seed: int = 0
     max_evaluations: int = MAX_EVALUATIONS
     max_seconds: float | None = None
@@ -117,6 +132,16 @@ class Options:
         return self.allow or ("repaired" if self.calibration and self.repair else "exact")
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether there is a bound on costs."""
+        return bool(self.shares) or self.constraints != Constraints()
+
+    def bounded(self, original: Estimate) -> Options:
+        """The options with every share as a constraint, given what the original costs."""
+        limits = {quantity: share * amount(original, quantity) for quantity, share in self.shares.items()}
+        return replace(self, constraints=self.constraints.tightened(limits))
+
+    @property
     def weighs_drift(self) -> bool:
         """Whether drift is part of what is minimised."""
         return "drift" in parse_objective(self.objective).quantities
@@ -127,7 +152,7 @@ class Options:
         if self.op_order is not None:
             return self.op_order == "memory"
         minimised = parse_objective(self.objective).quantities
-        return bool({"peak-memory", "memory"} & {*minimised, *self.constraints.bounds})
+        return bool({"peak-memory", "memory"} & {*minimised, *self.constraints.bounds, *self.shares})
 
     @property
     def measured_importance(self) -> Importance:

@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from graphopt.cost.estimate import Estimate
 from graphopt.draft import Draft, Job
 from graphopt.errors import ConfigError, PlanError
 from graphopt.plan import Plan
 from graphopt.prepare import Subject, at_resolution, check_resolutions
 from graphopt.resolution.sizes import image_inputs, input_shapes_at, show_size
 from graphopt.resolution.state import SizeMisfit
-from graphopt.results import Options
-from graphopt.search.goal import Quantity, parse_objective
-from graphopt.search.objective import Constraints
+from graphopt.results import Options, amount
+from graphopt.search.goal import parse_objective
 
 
 @contextmanager
@@ -68,11 +66,6 @@ def planned_subject(subject: Subject, plan: Plan) -> Iterator[Subject]:
         yield found
 
 
-def is_bounded(options: Options) -> bool:
-    """Whether a bound on costs decides between sizes, and not the objective (within a bound on drift)."""
-    return options.constraints != Constraints()
-
-
 def drifts_alone(job: Job) -> str:
     """Why no plan at this size can keep the bound on drift, ``""`` where one may: the untouched model breaks it."""
     options = job.options
@@ -93,16 +86,5 @@ def merit(draft: Draft, options: Options) -> float:
         if quantity == "drift":
             total += weight * (0.0 if draft.drift is None else draft.drift.value)
         else:
-            total += weight * _amount(after, quantity) / (_amount(before, quantity) or 1.0)
+            total += weight * amount(after, quantity) / (amount(before, quantity) or 1.0)
     return total
-
-
-def _amount(estimate: Estimate, quantity: Quantity) -> float:
-    amounts: dict[Quantity, float] = {
-        "latency": estimate.latency_us,
-        "peak-memory": estimate.peak_activation_bytes,
-        "parameters": estimate.parameter_bytes,
-        "memory": estimate.parameter_bytes + estimate.peak_activation_bytes,
-        "macs": estimate.macs,
-    }
-    return amounts[quantity]

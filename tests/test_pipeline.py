@@ -186,6 +186,24 @@ def test_constraints_hold_or_the_job_says_that_it_failed(tmp_path: Path) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.onnx"]
 
 
+def test_a_share_bounds_as_the_amount_that_it_comes_to() -> None:
+    options = Options(allow="retrain", depth_multipliers=(1.0, 0.75, 0.5), objective="parameters", verify=False)
+    before = estimate(SAMPLE, "npu-32")
+    for quantity, name, value in (
+        ("latency", "latency_us", before.latency_us),
+        ("memory", "memory_bytes", before.memory_bytes),
+        ("macs", "macs", before.macs),
+    ):
+        bound = 0.6 * value if quantity == "latency" else int(0.6 * value)
+        amount = optimize(SAMPLE, None, replace(options, constraints=Constraints(**{name: bound})))
+        share = optimize(SAMPLE, None, replace(options, shares={quantity: 0.6}))
+        assert share.outcome == amount.outcome == "optimized"
+        assert share.plan == amount.plan
+        assert getattr(share.after, name) <= bound < value
+    tighter = replace(options, constraints=Constraints(latency_us=0.001), shares={"latency": 0.6})
+    assert "--max-latency-us 0.001" in optimize(SAMPLE, None, tighter).reason
+
+
 def test_multiplier_is_chosen_under_a_constraint() -> None:
     options = Options(allow="retrain", depth_multipliers=(1.0, 0.75, 0.5), verify=False)
     loose = optimize(SAMPLE, None, replace(options, objective="parameters", constraints=Constraints()))

@@ -41,6 +41,24 @@ class Amount(click.ParamType):  # type: ignore[type-arg]
         return int(amount)
 
 
+class Share(float):
+    """A share of what the original has; told from an amount by its type."""
+
+
+class Bound(click.ParamType):  # type: ignore[type-arg]
+    """An amount, or ``47%`` of what the original has."""
+
+    def __init__(self, amount: click.ParamType) -> None:  # type: ignore[type-arg]
+        self.name = amount.name
+        self._amount = amount
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse the text; what is parsed stays."""
+        if not isinstance(value, str) or not value.rstrip().endswith("%"):
+            return value if isinstance(value, Share) else self._amount.convert(value, param, ctx)
+        return Share(PositiveNumber().convert(value.rstrip().removesuffix("%"), param, ctx) / 100)
+
+
 class InputShape(click.ParamType):  # type: ignore[type-arg]
     """``name:1,3,224,224``. The name may hold colons: the last one counts."""
 
@@ -266,14 +284,17 @@ search_options = stacked(
         "then, giving up some percent of it (1 where none is said), another, as latency+2%>parameters. With drift "
         "(needs --calibration) every curated width is on offer.",
     ),
-    click.option("--max-latency-us", type=PositiveNumber(), metavar="US", help="Upper bound."),
-    click.option("--max-peak-bytes", type=Amount(), metavar="N", help="Upper bound, as 256KB or 1.5MiB."),
-    click.option("--max-parameter-bytes", type=Amount(), metavar="N", help="Upper bound, as 1MB."),
     click.option(
-        "--max-memory-bytes", type=Amount(), metavar="N",
-        help="Upper bound for parameters and peak activations together, as 512KB.",
+        "--max-latency-us", type=Bound(PositiveNumber()), metavar="US",
+        help="Upper bound, in microseconds; or, as with every bound on costs, a share of the original's: 47%.",
     ),
-    click.option("--max-macs", type=Amount(), metavar="N", help="Upper bound, as 300M."),
+    click.option("--max-peak-bytes", type=Bound(Amount()), metavar="N", help="Upper bound, as 256KB, 1.5MiB or 50%."),
+    click.option("--max-parameter-bytes", type=Bound(Amount()), metavar="N", help="Upper bound, as 1MB or 50%."),
+    click.option(
+        "--max-memory-bytes", type=Bound(Amount()), metavar="N",
+        help="Upper bound for parameters and peak activations together, as 512KB or 50%.",
+    ),
+    click.option("--max-macs", type=Bound(Amount()), metavar="N", help="Upper bound, as 300M or 60%."),
     click.option(
         "--max-evaluations", type=click.IntRange(min=1), metavar="N",
         help="Stop each search after N priced candidates [default: 200000].",
@@ -313,15 +334,14 @@ job_options = stacked(
 def make_options(values: Mapping[str, Any]) -> Options:
     """Turn parsed values (those of the options above, by name; any may be missing) into `Options`."""
     from graphopt.results import Options
-    from graphopt.search.objective import Constraints
+    from graphopt.search.objective import FIELDS, Constraints
 
     if values.get("preprocess") is not None and values.get("calibration") is None:
         raise click.UsageError("--preprocess is for a folder of images: add --calibration FOLDER")
-    bounds = {
-        name: values.get(f"max_{name}")
-        for name in ("latency_us", "peak_bytes", "parameter_bytes", "memory_bytes", "macs")
-    }
-    given: dict[str, Any] = {"constraints": Constraints(**bounds)}
+    bounds = {quantity: values.get(f"max_{name}") for quantity, name in FIELDS.items() if quantity != "drift"}
+    shares = {quantity: float(bound) for quantity, bound in bounds.items() if isinstance(bound, Share)}
+    amounts = {FIELDS[quantity]: bound for quantity, bound in bounds.items() if quantity not in shares}
+    given: dict[str, Any] = {"constraints": Constraints(**amounts), "shares": shares}
     for name in (
         "target", "allow", "packs", "rules", "no_rules", "rule_dirs", "protect", "depth_multipliers", "objective",
         "seed", "max_evaluations", "calibration", "preprocess", "repair", "memory_limit_bytes", "evaluate", "max_drift",

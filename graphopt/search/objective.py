@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,17 @@ CHANGE = 1e-9
 """Price of one changed decision: without a gain, nothing changes."""
 SLACK = 1e-9
 """Relative rounding that a level may be off what was reached before."""
+
+
+FIELDS: Mapping[Quantity, str] = {
+    "latency": "latency_us",
+    "peak-memory": "peak_bytes",
+    "parameters": "parameter_bytes",
+    "memory": "memory_bytes",
+    "macs": "macs",
+    "drift": "drift",
+}
+"""The field of `Constraints` that bounds each quantity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +53,16 @@ class Constraints:
     @property
     def bounds(self) -> Mapping[Quantity, float]:
         """The bounds that are set, by quantity."""
-        found: dict[Quantity, float | None] = {
-            "latency": self.latency_us,
-            "peak-memory": self.peak_bytes,
-            "parameters": self.parameter_bytes,
-            "memory": self.memory_bytes,
-            "macs": self.macs,
-            "drift": self.drift,
-        }
+        found = {quantity: getattr(self, field) for quantity, field in FIELDS.items()}
         return {quantity: float(bound) for quantity, bound in found.items() if bound is not None}
+
+    def tightened(self, limits: Mapping[Quantity, float]) -> Constraints:
+        """The same with these bounds, too: of two for one quantity the tighter counts. Bytes and MACs are whole."""
+        changes: dict[str, float] = {}
+        for quantity, limit in limits.items():
+            tight = min(limit, self.bounds.get(quantity, limit))
+            changes[FIELDS[quantity]] = tight if quantity in ("latency", "drift") else int(tight)
+        return replace(self, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,10 +81,10 @@ def _close_gaps(searches: _Searches, table: CostTable, other: Quantity, fastest:
         _, left, right, halved = heapq.heappop(gaps)
         if halved:
             middle = float(points[left][0] + points[right][0]) / 2
-            row = searches.find(other, _bounded(searches.constraints, "latency", middle), rows[left])
+            row = searches.find(other, searches.constraints.tightened({"latency": middle}), rows[left])
         else:
             below = float(points[left][1] - GRAIN * span[1])
-            row = searches.find("latency", _bounded(searches.constraints, other, below), rows[right])
+            row = searches.find("latency", searches.constraints.tightened({other: below}), rows[right])
         point = None if row is None else points_of(table, other, row[None])[0]
         if row is None or point is None or any(np.allclose(point, points[end], rtol=1e-6) for end in (left, right)):
             if halved:
@@ -134,16 +134,6 @@ class _Searches:
         self.spent += found.evaluations
         self.met += [found.best, *found.front]
         return found.best if scorer.feasible(found.score) else None
-
-
-def _bounded(constraints: Constraints, quantity: Quantity, limit: float) -> Constraints:
-    """The constraints with one more bound; a tighter one stays."""
-    limit = min(limit, constraints.bounds.get(quantity, limit))
-    if quantity == "latency":
-        return replace(constraints, latency_us=limit)
-    if quantity == "drift":
-        return replace(constraints, drift=limit)
-    return replace(constraints, memory_bytes=int(limit))
 
 
 def points_of(table: CostTable, other: Quantity, rows: Candidates) -> Points:

@@ -236,3 +236,11 @@ def test_the_command_tells_about_every_model(zoo: Path, tmp_path: Path) -> None:
     assert {row["model"]: row["outcome"] for row in values["rows"]} == {
         name: kind for name, kind in OUTCOMES.items() if name != "bad.onnx"
     }
+
+
+def test_a_share_bounds_every_model_by_its_own_cost(zoo: Path, tmp_path: Path) -> None:
+    small = ["-o", str(tmp_path / "out"), "--target", "npu-32-no-depthwise", "--no-verify", "--json"]
+    for share, outcome in (("100%", "optimized"), ("1%", "failed")):
+        done = CliRunner().invoke(app, ["zoo", str(zoo), *small, "--max-latency-us", share, "-f"])
+        rows = {row["model"]: row for row in json.loads(done.stdout)["rows"]}
+        assert rows["good.onnx"]["outcome"] == rows["deep/er/good.onnx"]["outcome"] == outcome, rows
