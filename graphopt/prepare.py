@@ -140,7 +140,7 @@ def at_resolution(subject: Subject, shapes: Shapes, folder: Path) -> Subject:
         return subject
     sized = at_size(subject.original, shapes, folder)
     found = open_subject(sized.path, subject.target, input_shapes=sized.input_shapes, original=sized.graph)
-    notes = found.notes if sized.resolution.finite else (*found.notes, "at this size some outputs are not finite")
+    notes = (*found.notes, *sized.notes)
     return replace(found, digest=subject.digest, own=subject, resolution=sized.resolution, notes=notes)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from graphopt.ir.op import Op
-from graphopt.ir.window import per_axis, window_pads
 from graphopt.resolution.constants import fit_broadcast, fit_concat
 from graphopt.resolution.reshape import follow_reshape
 from graphopt.resolution.state import Sizes, refuse
+from graphopt.resolution.windows import by, check_window, follow_pool
 
 Follow = Callable[[Sizes, Op], Op]
 
@@ -18,9 +18,9 @@ Follow = Callable[[Sizes, Op], Op]
 def _conv(sizes: Sizes, op: Op) -> Op:
     kernel, before = sizes.static(op.inputs[1])[2:], sizes.old(op.inputs[0])[2:]
     if kernel == before and math.prod(before) > 1 and set(sizes.old(op.outputs[0])[2:]) == {1}:
-        refuse(op, f"its kernel reads the whole {_by(before)} map at once, so its weights belong to this size "
+        refuse(op, f"its kernel reads the whole {by(before)} map at once, so its weights belong to this size "
                "(a global pool and a 1x1 convolution would go with any)")  # fmt: skip
-    _check_window(sizes, op, kernel)
+    check_window(sizes, op, kernel)
     return op
 
 
@@ -38,34 +38,6 @@ def _made_of(sizes: Sizes, op: Op) -> tuple[int, ...]:
         return (*made[:2], *next(iter(known)))
     spatial = zip(made[2:], before[2:], after[2:], strict=True)
     return (*made[:2], *(out if old == new else _in_proportion(op, out, old, new) for out, old, new in spatial))
-
-
-def _check_window(sizes: Sizes, op: Op, kernel: Sequence[int]) -> None:
-    """A window larger than the padded map: ONNX's inference rounds that up to one position, and no runtime takes it."""
-    if op.attribute("ceil_mode", 0):
-        return
-    after = sizes.static(op.inputs[0])[2:]
-    reach = [
-        dilation * (side - 1) + 1 for side, dilation in zip(kernel, per_axis(op, "dilations", len(kernel)), strict=True)
-    ]
-    padded = [side + sum(pads) for side, pads in zip(after, window_pads(op, kernel, after), strict=True)]
-    if any(side < window for side, window in zip(padded, reach, strict=True)):
-        refuse(op, f"its {_by(kernel)} window does not fit into a map of {_by(after)} any more")
-
-
-def _pool(sizes: Sizes, op: Op) -> Op:
-    """A pool over the whole map stays one."""
-    kernel, before = tuple(op.attribute("kernel_shape") or ()), sizes.old(op.inputs[0])[2:]
-    whole = kernel == before and set(sizes.old(op.outputs[0])[2:]) == {1} and not any(op.attribute("pads") or ())
-    if not whole or math.prod(kernel) == 1:
-        _check_window(sizes, op, kernel)
-        return op
-    after = sizes.static(op.inputs[0])[2:]
-    strides = tuple(op.attribute("strides") or (1,) * len(after))
-    # A stride as long as the map means "once" and stays so.
-    steps = tuple(max(a, s) if s > 1 else s for a, s in zip(after, strides, strict=True))
-    changed = op.with_attributes(kernel_shape=after)
-    return changed.with_attributes(strides=steps) if op.attribute("strides") else changed
 
 
 def _gemm(sizes: Sizes, op: Op) -> Op:
@@ -164,7 +136,7 @@ def _expand(sizes: Sizes, op: Op) -> Op:
 def _space_to_depth(sizes: Sizes, op: Op) -> Op:
     block, sides = op.attribute("blocksize", 1), sizes.static(op.inputs[0])[2:]
     if any(side % block for side in sides):
-        refuse(op, f"a map of {_by(sides)} has no whole blocks of {block}x{block}")
+        refuse(op, f"a map of {by(sides)} has no whole blocks of {block}x{block}")
     return op
 
 
@@ -188,14 +160,14 @@ FOLLOW: dict[str, Follow] = {
     **dict.fromkeys(_ELEMENTWISE, fit_broadcast),
     **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), _never),
     **dict.fromkeys(("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Scatter"), _positions),
-    "AveragePool": _pool,
+    "AveragePool": follow_pool,
     "Concat": fit_concat,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Expand": _expand,
     "Gemm": _gemm,
     "MatMul": _gemm,
-    "MaxPool": _pool,
+    "MaxPool": follow_pool,
     "Reshape": follow_reshape,
     "Resize": _resize,
     "Slice": _slice,
@@ -203,7 +175,3 @@ FOLLOW: dict[str, Follow] = {
     "Split": _split,
     "Upsample": _resize,
 }
-
-
-def _by(sides: Sequence[object]) -> str:
-    return "x".join(map(str, sides))

@@ -19,6 +19,7 @@ from graphopt.onnx_io.worker import Answer, Failure, Task, work
 from graphopt.resolution.sizes import Shapes, near_sizes, show_shapes
 from graphopt.resolution.state import SizeMisfit
 from graphopt.resolution.walk import resized
+from graphopt.resolution.windows import kept_windows
 from graphopt.verification import sample_inputs
 
 MAX_ELEMENTS = 1 << 25
@@ -64,12 +65,14 @@ class SizedModel:
         graph: the model as it was loaded from there.
         input_shapes: the shapes that it was loaded with.
         resolution: what changed.
+        notes: sentences that the reader should see.
     """
 
     path: Path
     graph: Graph
     input_shapes: Mapping[str, tuple[int, ...]]
     resolution: Resolution
+    notes: tuple[str, ...]
 
 
 def at_size(original: Graph, shapes: Shapes, folder: Path) -> SizedModel:
@@ -92,25 +95,29 @@ def at_size(original: Graph, shapes: Shapes, folder: Path) -> SizedModel:
         patch = resized(original, shapes)
     except SizeMisfit as error:
         raise SizeMisfit(_with_hint(original, shapes, str(error))) from error
-    input_shapes = {**original.model.input_shapes, **shapes}
-    is_open = _leaves_open(original, shapes)
     graph = original.edited([patch])
-    path = original.model.path
+    path, is_open = original.model.path, _leaves_open(original, shapes)
+    opened = _opened(path, graph, original, shapes) if is_open else None
+    if isinstance(opened, str) and patch.add:
+        is_open = False  # the sizes are open, and constants hold the model to one of them all the same
     if not is_open:
-        path = folder / original.model.path.name
+        path = folder / path.name
         save(graph, path)
-    try:
-        loaded = load(path, input_shapes=input_shapes)
-    except ModelError as error:
-        raise SizeMisfit(f"{show_shapes(original, shapes)}: {error}") from error
-    finite = _run(loaded, graph, original, shapes)
+        opened = _opened(path, graph, original, shapes)
+    if not isinstance(opened, _Opened):
+        raise SizeMisfit(_with_hint(original, shapes, str(opened)))
     outputs = tuple(ShapeChange(name, original.shape(name) or (), graph.shape(name) or ()) for name in graph.outputs)
     inputs = tuple(
         ShapeChange(name, original.shape(name) or (), shape)
         for name, shape in shapes.items()
         if shape != original.shape(name)
     )
-    return SizedModel(path, loaded, input_shapes, Resolution(inputs, outputs, len(patch.add), is_open, finite))
+    notes = tuple(kept_windows(original, opened.graph))
+    if not opened.finite:
+        notes = (*notes, "at this size some outputs are not finite")
+    constants = 0 if is_open else len(patch.add)
+    resolution = Resolution(inputs, outputs, constants, is_open, opened.finite)
+    return SizedModel(path, opened.graph, {**original.model.input_shapes, **shapes}, resolution, notes)
 
 
 def _leaves_open(original: Graph, shapes: Shapes) -> bool:
@@ -129,18 +136,24 @@ def _with_hint(original: Graph, shapes: Shapes, reason: str) -> str:
     return f"{text}; near it these would work: {', '.join(near)}" if near else text
 
 
-def _run(loaded: Graph, derived: Graph, original: Graph, shapes: Shapes) -> bool:
-    """Run the model once; return whether its outputs are finite.
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A model that was loaded and has run at the new size."""
 
-    Raises:
-        SizeMisfit: when it does not run, or its outputs are of other shapes than those that were derived.
-    """
-    path = loaded.model.path
+    graph: Graph
+    finite: bool
+
+
+def _opened(path: Path, derived: Graph, original: Graph, shapes: Shapes) -> _Opened | str:
+    """Load a model at the new size and run it once; why not, where it does not come to the shapes that were derived."""
+    try:
+        loaded = load(path, input_shapes={**original.model.input_shapes, **shapes})
+    except ModelError as error:
+        return str(error)
     feed = sample_inputs(path, count=1, input_shapes=loaded.model.input_shapes)
     (answer,) = work([Task("run", path, optimisation="none", inputs=feed)], timeout_s=_TIMEOUT_S)
     if isinstance(answer, Failure):
-        reason = f"the model does not run at this size: {' '.join(answer.reason.split())}"
-        raise SizeMisfit(_with_hint(original, shapes, reason))
+        return f"the model does not run at this size: {' '.join(answer.reason.split())}"
     assert isinstance(answer, Answer)
     finite = True
     for name, value in answer.runs[0].items():
@@ -148,7 +161,6 @@ def _run(loaded: Graph, derived: Graph, original: Graph, shapes: Shapes) -> bool
             continue
         wanted = derived.static_shape(name)
         if wanted is not None and value.shape != wanted:
-            reason = f"output {name!r} was derived as {list(wanted)} and comes out as {list(value.shape)}"
-            raise SizeMisfit(f"{show_shapes(original, shapes)}: {reason}")
+            return f"output {name!r} was derived as {list(wanted)} and comes out as {list(value.shape)}"
         finite = finite and bool(value.dtype.kind != "f" or np.isfinite(value).all())
-    return finite
+    return _Opened(loaded, finite)

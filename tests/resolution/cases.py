@@ -116,6 +116,13 @@ def whole_pool(h: int, w: int) -> onnx.ModelProto:
     return net.model(net.op("Flatten", pooled, axis=1))
 
 
+def tall_pool(h: int, w: int) -> onnx.ModelProto:
+    """A pool over the whole height alone (text recognisers)."""
+    net = Net(h, w)
+    deep = net.conv("x", 3, 4, stride=2)
+    return net.model(net.op("AveragePool", deep, kernel_shape=[_down(h), 1], strides=[_down(h), 2]))
+
+
 def pixel_shuffle(h: int, w: int) -> onnx.ModelProto:
     """Reshape, Transpose, Reshape with constant targets."""
     net = Net(h, w)
@@ -272,7 +279,7 @@ def attention(h: int, w: int) -> onnx.ModelProto:
 
 
 FOLLOWING: tuple[Build, ...] = (
-    resize_to_sizes, transposed_to_shape, cropped_by_chain, resize_by_chain, view_by_chain, whole_pool, pixel_shuffle,
-    detector_rows, wide_rows, anchor_list, prior_list, cell_grid, pixel_grid, grid_by_ops, grid_by_range, unit_grid,
-    zeros_beside, gate_expanded, focus, attention,
+    resize_to_sizes, transposed_to_shape, cropped_by_chain, resize_by_chain, view_by_chain, whole_pool, tall_pool,
+    pixel_shuffle, detector_rows, wide_rows, anchor_list, prior_list, cell_grid, pixel_grid, grid_by_ops, grid_by_range,
+    unit_grid, zeros_beside, gate_expanded, focus, attention,
 )  # fmt: skip

@@ -19,7 +19,7 @@ from graphopt.search.objective import Constraints
 from graphopt.verification.session import Session
 from graphopt.weights.calibration import calibration_from_arrays
 from graphopt.weights.sized import Frame, fit
-from tests.resolution.cases import detector_rows, view_by_chain
+from tests.resolution.cases import Net, detector_rows, view_by_chain, whole_pool
 
 FASHION = sample_models_dir() / "fashion_classifier.onnx"
 CALIBRATION = str(FASHION.with_name("fashion_calibration.npz"))
@@ -164,14 +164,18 @@ def test_an_output_that_follows_has_no_teacher(tmp_path: Path) -> None:
     assert [(change.before, change.after) for change in result.resolution.outputs] == [((1, 960, 6), (1, 1440, 6))]
 
 
-def test_a_model_that_leaves_its_size_open_stays_open(tmp_path: Path) -> None:
-    """Nothing in its file has to follow; it is priced, searched and proved at the size that was chosen."""
-    model = view_by_chain(32, 32)
+def left_open(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with heights and widths that its file does not say."""
     for value in (*model.graph.input, *model.graph.output):
         for dim, name in zip(value.type.tensor_type.shape.dim[2:], ("H", "W"), strict=False):
             dim.dim_param = name
     del model.graph.value_info[:]
-    onnx.save(model, tmp_path / "model.onnx")
+    return model
+
+
+def test_a_model_that_leaves_its_size_open_stays_open(tmp_path: Path) -> None:
+    """Nothing in its file has to follow; it is priced, searched and proved at the size that was chosen."""
+    onnx.save(left_open(view_by_chain(32, 32)), tmp_path / "model.onnx")
     own = {"x": (1, 3, 32, 32)}
     options = replace(EXACT, input_shapes=own, resolutions={"": ((16, 24),)})
     result = optimize(tmp_path / "model.onnx", tmp_path / "out.onnx", options)
@@ -183,6 +187,30 @@ def test_a_model_that_leaves_its_size_open_stays_open(tmp_path: Path) -> None:
     assert [dim.dim_param for dim in out][2:] == ["H", "W"]
     again = apply_plan(tmp_path / "model.onnx", result.plan)
     assert again.after == result.after
+
+
+def test_an_open_size_that_a_pool_contradicts(tmp_path: Path) -> None:
+    """Its file leaves the size open, and a pool is over the whole map of one: it follows, in a file of its own."""
+    onnx.save(left_open(whole_pool(32, 32)), tmp_path / "model.onnx")
+    subject = open_subject(tmp_path / "model.onnx", "npu-32", input_shapes={"x": (1, 3, 32, 32)})
+    for side in (24, 48):
+        feed = {"x": np.random.default_rng(1).standard_normal((1, 3, side, side)).astype(np.float32)}
+        (tmp_path / str(side)).mkdir()
+        made = at_resolution(subject, {"x": (1, 3, side, side)}, tmp_path / str(side))
+        assert made.resolution is not None
+        assert (made.resolution.open, made.resolution.constants) == (False, 1)
+        wanted = Session(whole_pool(side, side).SerializeToString()).run(feed)
+        np.testing.assert_array_equal(Session(made.path).run(feed)["t2"], wanted["t2"])
+
+
+@pytest.mark.parametrize(("kernel", "note"), [(7, True), (2, False)])
+def test_a_pool_over_most_of_the_map_keeps_its_window_and_says_so(kernel: int, note: bool, tmp_path: Path) -> None:
+    net = Net(16, 16)
+    pooled = net.op("AveragePool", net.conv("x", 3, 4, stride=2), kernel_shape=[kernel] * 2, strides=[1, 1])
+    onnx.save(net.model(pooled), tmp_path / "model.onnx")
+    result = optimize(tmp_path / "model.onnx", None, replace(EXACT, resolutions={"": ((24, 24),)}))
+    found = [text for text in result.notes if "keeps its 7x7 window: it read 8x8 positions, and 12x12 now" in text]
+    assert bool(found) == note
 
 
 def test_measured_drifts_of_other_sizes_are_kept_apart(tmp_path: Path) -> None:
