@@ -24,6 +24,7 @@ from torch import Tensor
 from graphopt.errors import ConfigError, ModelError, did_you_mean
 from graphopt.ir.graph import Graph
 from graphopt.ir.op import Array
+from graphopt.train.memory import kept_memory
 from graphopt.train.runner import Runner
 
 Tensors = Mapping[str, Tensor]
@@ -117,7 +118,7 @@ def finetune(
     optimizer = _optimizer(parameters, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_at(step, steps))
     history = []
-    with _threads(recipe.threads):
+    with _threads(recipe.threads), kept_memory():
         for step, chosen in zip(range(steps), _orders(count, recipe), strict=False):
             batch = {name: _channels_last(torch.from_numpy(values[chosen])) for name, values in data.items()}
             value = loss(_outputs(runner, batch, recipe.batch), batch)

@@ -29,8 +29,10 @@ def _div(call: Call) -> Tensor:
 
 
 def _clip(call: Call) -> Tensor:
-    low, high = call.number(1, "min"), call.number(2, "max")
-    return call[0] if low is None and high is None else call[0].clamp(low, high)
+    x, low, high = call[0], call.number(1, "min"), call.number(2, "max")
+    if low is not None and high is not None and low <= high and x.is_floating_point():
+        return F.hardtanh(x, low, high)  # as clamp, but its gradient is one pass over the memory instead of four
+    return x if low is None and high is None else x.clamp(low, high)
 
 
 def _hard_sigmoid(call: Call) -> Tensor:
