@@ -315,8 +315,9 @@ def deliver(draft: Draft, result: OptimizeResult, output: str | Path | None) -> 
         save(graph, stage.path, metadata=_metadata(draft))
         if job.options.verify and (draft.drift is None or draft.safety == "exact"):
             inputs = None if job.data is None else job.data.proof_inputs()
-            shapes = job.subject.input_shapes if job.subject.own is not None else job.options.input_shapes
-            proof = verify(path, stage.path, inputs=inputs, seed=job.options.seed, input_shapes=shapes)
+            proof = verify(
+                path, stage.path, inputs=inputs, seed=job.options.seed, input_shapes=job.subject.input_shapes
+            )
             result = replace(result, verification=proof)
             if draft.safety == "exact" and proof.verdict == "differs":
                 reason = f"the plan is exact and the outputs differ ({proof.reason}); nothing was written"

@@ -86,7 +86,11 @@ def nothing_to_reshape(graph: Graph) -> str:
     """Why no rule could ever act on this model, ``""`` when one might."""
     if any(op.op_type in ("Conv", "ConvTranspose") and not op.domain for op in graph.ops()):
         return ""
-    return "the model has no convolution: there is nothing that the rules could reshape"
+    types = {op.op_type for op in graph.ops()}
+    quantised = " and ".join(sorted(types & {"ConvInteger", "QLinearConv"}))
+    outer = " and ".join(sorted(types & {"If", "Loop", "Scan"}))
+    but = f" but quantised ones ({quantised})" if quantised else f" outside of {outer}" if outer else ""
+    return f"the model has no convolution{but}: there is nothing that the rules could reshape"
 
 
 def open_subject(

@@ -69,7 +69,7 @@ class Options:
         search: the strategy: ``local``, ``exact`` (the optimum with its proof), ``evolve`` (a whole
             front) or ``greedy``.
         certify: whether to say how far from the optimum the plan is at most.
-        input_shapes: concrete shapes for dynamic inputs.
+        input_shapes: concrete shapes for dynamic inputs, by name; under ``""``, likely ones for all that is still open.
         calibration: real inputs without labels: an `.npz` or `.npy` by input name, or a folder of images. Lossy changes
             are repaired on them, drift and proof measured.
         preprocess: how images are prepared: a bundled preset, or a TOML file.

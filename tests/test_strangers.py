@@ -76,11 +76,34 @@ def tree() -> onnx.ModelProto:
     return model(graph, ("", 17), ("ai.onnx.ml", 3))
 
 
-@pytest.mark.parametrize("build", [transformer, recurrent, tree])
-def test_comes_out_unchanged_with_a_reason(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+def quantised() -> onnx.ModelProto:
+    """A convolution of whole numbers."""
+    node = helper.make_node("ConvInteger", ["x", "w"], ["y"])
+    weights = [numpy_helper.from_array(np.ones((2, 3, 1, 1), np.int8), "w")]
+    inputs = [value("x", [1, 3, 4, 4], TensorProto.INT8)]
+    return model(helper.make_graph([node], "q", inputs, [value("y", [1, 2, 4, 4], TensorProto.INT32)], weights))
+
+
+def nested() -> onnx.ModelProto:
+    """A convolution in both branches of an If."""
+    weights = [numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w")]
+    branches = {
+        name: helper.make_graph([helper.make_node("Conv", ["x", "w"], [name])], name, [], [value(name, [1, 2, 4, 4])])
+        for name in ("then", "else")
+    }
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branches["then"], else_branch=branches["else"])
+    inputs = [value("c", [], TensorProto.BOOL), value("x", [1, 3, 4, 4])]
+    return model(helper.make_graph([node], "n", inputs, [value("y", [1, 2, 4, 4])], weights))
+
+
+@pytest.mark.parametrize(
+    ("build", "where"),
+    [(transformer, ""), (recurrent, ""), (tree, ""), (quantised, " but quantised"), (nested, " outside of If")],
+)
+def test_comes_out_unchanged_with_a_reason(build: Callable[[], onnx.ModelProto], where: str, tmp_path: Path) -> None:
     source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
     onnx.save(build(), source)
     result = optimize(source, out)
     assert result.outcome == "unchanged"
-    assert "no convolution" in result.reason
+    assert f"no convolution{where}" in result.reason
     assert source.read_bytes() == out.read_bytes()

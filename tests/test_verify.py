@@ -196,6 +196,11 @@ def test_inputs_that_do_not_fit(net: Path, values: dict[str, np.ndarray], why: s
     assert "\n" not in str(caught.value)
 
 
+def test_a_shape_for_an_input_that_is_not_there(net: Path) -> None:
+    with pytest.raises(VerificationError, match=r"there is no input 'X' \(nearest: x\)"):
+        verify(net, net, input_shapes={"X": (1, 3, 16, 16)})
+
+
 def test_files_that_cannot_be_used(net: Path, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a model")
     (tmp_path / "empty.onnx").write_bytes(b"")

@@ -60,7 +60,7 @@ class Bound(click.ParamType):  # type: ignore[type-arg]
 
 
 class InputShape(click.ParamType):  # type: ignore[type-arg]
-    """``name:1,3,224,224``. The name may hold colons: the last one counts."""
+    """``name:1,3,224,224`` (the name may hold colons: the last one counts), or ``auto``."""
 
     name = "name:dims"
 
@@ -68,12 +68,16 @@ class InputShape(click.ParamType):  # type: ignore[type-arg]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, tuple[int, ...]]:
         """Parse the text."""
+        from graphopt.onnx_io.shapes import LIKELY
+
         if isinstance(value, tuple):
             return value
+        if value == "auto":
+            return LIKELY, ()
         name, colon, dims = value.rpartition(":")
         parts = dims.split(",") if dims else []
         if not (name and colon) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            self.fail(f"'{value}' is no input shape; write NAME:1,3,224,224", param, ctx)
+            self.fail(f"'{value}' is no input shape; write NAME:1,3,224,224, or auto", param, ctx)
         return name, tuple(int(part) for part in parts)
 
 
@@ -178,7 +182,8 @@ answer_options = stacked(json_option, debug_option)
 force_option = click.option("-f", "--force", is_flag=True, help="Replace files that exist.")
 shape_option = click.option(
     "--input-shape", "input_shapes", type=InputShape(), multiple=True, metavar="NAME:DIMS",
-    help="Concrete shape of a dynamic input, as x:1,3,224,224. Repeatable.",
+    help="Concrete shape of a dynamic input, as x:1,3,224,224; or auto: likely sizes for what is still open (a batch "
+    "of 1, colour images of 640x640, else 64 or 128), which a note names. Repeatable.",
 )  # fmt: skip
 resolutions_option = click.option(
     "--resolutions", type=ImageSizes(), multiple=True, metavar="[NAME:]N|HxW[,...]",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _DOMAINS_THAT_INFER = ("", "ai.onnx", "ai.onnx.ml")
 _EXAMPLE_DIMS = {4: (1, 3, 640, 640), 3: (1, 128, 128), 2: (1, 128)}
 """What an unknown dimension is proposed to be, by rank."""
+
+LIKELY = ""
+"""Among the shapes asked for, a name that is no input's: what is left open then takes the proposed size."""
 
 
 def true_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -55,7 +58,8 @@ def choose_input_shapes(
     """Decide the shapes to price with.
 
     What is asked for is bound first (its symbols hold for the other inputs, too); then a leading dimension that is
-    still open is taken for the batch and becomes 1.
+    still open is taken for the batch and becomes 1; and where `LIKELY` is among the names, the others that are open
+    take the size that a message would propose.
 
     Returns:
         The shapes of the inputs that are static now, and the value of each symbol.
@@ -65,23 +69,26 @@ def choose_input_shapes(
     """
     infos = {value.name: declared(value) for value in true_inputs(model)}
     symbols: dict[str, int] = {}
-    for name, shape in (asked or {}).items():
+    wanted = {name: tuple(shape) for name, shape in (asked or {}).items() if name != LIKELY}
+    for name, shape in wanted.items():
         if name not in infos:
             raise ModelError(f"there is no input {name!r}{did_you_mean(name, infos)}")
         _bind(name, infos[name].shape, shape, symbols)
-    for name, info in infos.items():
-        if name not in (asked or {}) and info.shape and isinstance(info.shape[0], str):
-            symbols.setdefault(info.shape[0], 1)
-    chosen: dict[str, tuple[int, ...]] = {}
-    for name, info in infos.items():
-        if asked and name in asked:
-            chosen[name] = tuple(asked[name])
-        elif info.shape is not None:
-            known = concrete(info.shape, symbols)
-            known = (1, *known[1:]) if known and known[0] is None else known
-            static = tuple(dim for dim in known if isinstance(dim, int))
-            if len(static) == len(known):
-                chosen[name] = static
+    others = {name: info.shape for name, info in infos.items() if name not in wanted and info.shape is not None}
+    for own in others.values():
+        if own and isinstance(own[0], str):
+            symbols.setdefault(own[0], 1)
+    chosen = wanted
+    for name, own in others.items():
+        known = concrete(own, symbols)
+        known = (1, *known[1:]) if known and known[0] is None else known
+        if LIKELY in (asked or {}):
+            likely = _example(known)
+            symbols |= {dim: size for dim, size in zip(known, likely, strict=True) if isinstance(dim, str)}
+            known = tuple(likely)
+        static = tuple(dim for dim in known if isinstance(dim, int))
+        if len(static) == len(known):
+            chosen[name] = static
     return chosen, symbols
 
 
@@ -196,10 +203,10 @@ def require_static_shapes(graph: Graph) -> None:
         missing.append(f"input {name!r} has shape {show(shape)}")
         options.append(f"--input-shape {shlex.quote(f'{name}:' + ','.join(map(str, _example(shape))))}")
     if missing:
-        raise ModelError(f"{'; '.join(missing)}: add {' '.join(options)}")
+        raise ModelError(f"{'; '.join(missing)}: add {' '.join(options)}, or --input-shape auto for just that")
 
 
-def _example(shape: Shape | None) -> Iterable[int]:
+def _example(shape: Shape | None) -> Sequence[int]:
     """A likely shape that agrees with what is known."""
     if shape is None:
         return _EXAMPLE_DIMS[4]

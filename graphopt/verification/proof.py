@@ -30,8 +30,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graphopt.errors import VerificationError
+from graphopt.errors import VerificationError, did_you_mean
 from graphopt.ir.op import Array
+from graphopt.onnx_io.shapes import LIKELY
 from graphopt.onnx_io.worker import Answer, Failure, Optimisation, Task, work
 from graphopt.verification.compare import OutputComparison, Verdict, compare
 from graphopt.verification.interface import Interface, interface_difference, one_line, read_interface
@@ -147,6 +148,8 @@ def _samples(
     count: int,
     input_shapes: Mapping[str, Sequence[int]] | None,
 ) -> list[dict[str, Array]]:
+    for name in set(input_shapes or {}) - {*specs.inputs, LIKELY}:
+        raise VerificationError(f"there is no input {name!r}{did_you_mean(name, specs.inputs)}")
     shapes = {name: concrete_shape(spec, (input_shapes or {}).get(name)) for name, spec in specs.inputs.items()}
     if inputs is None:
         return made_up(specs, shapes, count, np.random.default_rng(seed))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphopt.errors import GraphoptError, MisfitError
+from graphopt.onnx_io.shapes import LIKELY
 from graphopt.outputs import write_text
 from graphopt.pipeline import optimize
 from graphopt.results import OptimizeResult, Options
@@ -35,7 +36,7 @@ def do(job: Job) -> OptimizeResult | str:
         shapes = dict(job.options.input_shapes)
         if shapes:
             known = read_interface(job.model).inputs
-            shapes = {name: shape for name, shape in shapes.items() if name in known}
+            shapes = {name: shape for name, shape in shapes.items() if name in known or name == LIKELY}
         result = _optimize(job, replace(job.options, input_shapes=shapes))
         if result.output is not None:
             write_text(job.plan, result.plan_text)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt.errors import ModelError
 from graphopt.ir.op import Weight
 from graphopt.onnx_io.load import load
-from graphopt.onnx_io.shapes import require_static_shapes
+from graphopt.onnx_io.shapes import LIKELY, require_static_shapes
 from tests.onnx_io.build import conv_model, model, weight, write
 
 
@@ -126,8 +126,22 @@ def test_the_message_for_dynamic_shapes_gives_the_option(tmp_path: Path) -> None
     graph = load(write(conv_model(), tmp_path / "m.onnx"))
     with pytest.raises(ModelError) as error:
         require_static_shapes(graph)
-    assert str(error.value) == "input 'x' has shape [1, 4, 8, W]: add --input-shape x:1,4,8,640"
+    assert (
+        str(error.value)
+        == "input 'x' has shape [1, 4, 8, W]: add --input-shape x:1,4,8,640, or --input-shape auto for just that"
+    )
     require_static_shapes(load(tmp_path / "m.onnx", input_shapes={"x": (1, 4, 8, 8)}))
+
+
+def test_what_is_open_takes_a_likely_size_where_that_is_asked_for(tmp_path: Path) -> None:
+    inputs = {"a": ["N", "C", "H", 32], "b": ["T", "H"], "c": [None, 7, None]}
+    nodes = [helper.make_node("Relu", [name], [f"{name}_out"]) for name in inputs]
+    path = write(model(nodes, inputs, {f"{name}_out": shape for name, shape in inputs.items()}), tmp_path / "m.onnx")
+    likely = load(path, input_shapes={LIKELY: ()})
+    assert likely.model.input_shapes == {"a": (1, 3, 640, 32), "b": (1, 640), "c": (1, 7, 128)}
+    require_static_shapes(likely)
+    partly = load(path, input_shapes={"b": (5, 48), LIKELY: ()})
+    assert partly.model.input_shapes == {"a": (1, 3, 48, 32), "b": (5, 48), "c": (1, 7, 128)}
 
 
 def test_a_symbolic_batch_is_1_by_default(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import graphopt.zoo.run
 from graphopt import ConfigError, Options, ZooRow, optimize_zoo
 from graphopt.cli import app
+from graphopt.onnx_io.shapes import LIKELY
 from graphopt.zoo.run import _Runner
 
 T = Options(target="npu-32-no-depthwise")
@@ -91,6 +92,8 @@ def test_every_model_ends_in_an_outcome_and_a_second_run_goes_on(zoo: Path, tmp_
     assert {row.model: row.numbers for row in again}["deep/er/good.onnx"] == good.numbers
     other = optimize_zoo(zoo, out, Options(target="npu-32-no-depthwise", input_shapes=shapes))
     assert outcomes(other) == OUTCOMES | {"dynamic.onnx": "optimized"}
+    likely = optimize_zoo(zoo, out, Options(target="npu-32-no-depthwise", input_shapes={LIKELY: ()}))
+    assert outcomes(likely) == OUTCOMES | {"dynamic.onnx": "optimized"}
 
 
 def test_results_inside_the_folder_are_not_models(zoo: Path) -> None:
