@@ -6,8 +6,8 @@ the result is never worse than the start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -18,15 +18,18 @@ from graphopt.ir.op import Array
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import check_output, save
 from graphopt.outputs import staged
+from graphopt.resolution.sizes import show_size
 from graphopt.results import Options
 from graphopt.train import check_torch
 from graphopt.version import __version__
 
 if TYPE_CHECKING:  # these load onnxruntime or PyTorch
+    from graphopt.teacher import Teacher
     from graphopt.train.finetune import Loss
     from graphopt.verification.drift import Drift
     from graphopt.verification.evaluate import Evaluation
     from graphopt.weights.calibration import Calibration, Indices
+    from graphopt.weights.sized import Frames
 
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, all, what)."""
@@ -40,6 +43,9 @@ MEMORY_BYTES: Final = 3 << 30
 """For the samples, where nobody says how much."""
 
 _LABEL: Final = "label"
+_TEACHER: Final = "teacher:"
+"""Before the names of the teacher's inputs, where its images are of another size."""
+
 _HINT: Final = "; to learn without labels, name the original: --teacher ORIGINAL.onnx"
 
 
@@ -131,7 +137,8 @@ def finetune_model(
         calibration: real inputs: `.npz` or `.npy` by input name, or a folder of images. Class labels, where they are
             learned from, are the array ``label`` or ``labels`` of an `.npz`.
         output: where to write; ``None`` writes nothing.
-        teacher: the original, whose outputs are to be met.
+        teacher: the original, whose outputs are to be met; its images may be of another size (a model made by
+            ``--resolutions``).
         options: how.
         progress: told after each step.
 
@@ -148,8 +155,9 @@ def finetune_model(
     if output is not None:
         check_output(start, output)
     original = None if teacher is None else load(teacher)
-    data = _open_data(start, calibration, original, options)
-    evaluator = find_evaluator(Path(model), Options(evaluate=options.evaluate))
+    frames, sized = _sized(start, calibration, original, options)
+    data = _open_data(start, calibration, original, options, frames, sized)
+    evaluator = find_evaluator(Path(model), Options(evaluate=options.evaluate), frames)
     name, loss = _loss(data, original)
     batch = data.calibration.batch or min(options.batch, len(data.trained))
     recipe = Recipe(epochs=options.epochs, batch=batch, learning_rate=options.learning_rate, seed=options.seed)
@@ -188,10 +196,20 @@ def finetune_model(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Data:
-    """Samples, divided once; ``labels`` where they are learned from."""
+    """Samples, divided once.
+
+    Attributes:
+        calibration: all of them.
+        labels: where they are learned from.
+        teacher: with the samples at its size, where that is another one.
+        trained: samples to learn from.
+        held_out: samples that judge.
+        notes: sentences that the reader should see.
+    """
 
     calibration: Calibration
     labels: Array | None
+    teacher: Teacher | None
     trained: Indices
     held_out: Indices
     notes: tuple[str, ...]
@@ -199,47 +217,116 @@ class _Data:
     def arrays(self, indices: Indices) -> dict[str, Array]:
         """Samples as training takes them."""
         arrays = self.calibration.take(indices)
-        return arrays if self.labels is None else {**arrays, _LABEL: self.labels[indices]}
+        if self.labels is not None:
+            arrays = {**arrays, _LABEL: self.labels[indices]}
+        if self.teacher is not None and self.teacher.calibration is not None:
+            taught = self.teacher.calibration.take(indices)
+            arrays |= {f"{_TEACHER}{name}": values for name, values in taught.items()}
+        return arrays
+
+    @property
+    def sample_bytes(self) -> int:
+        """Memory of one sample, at both sizes."""
+        own = None if self.teacher is None else self.teacher.calibration
+        return self.calibration.source.sample_bytes + (0 if own is None else own.source.sample_bytes)
 
 
-def _open_data(start: Graph, path: str, original: Graph | None, options: FinetuneOptions) -> _Data:
+def _sized(start: Graph, path: str, original: Graph | None, options: FinetuneOptions) -> tuple[Frames, Teacher | None]:
+    """The sizes that samples are brought to where the teacher's images are of another one, and the teacher there.
+
+    Raises:
+        ConfigError: when the samples do not do, or no output of both models is of one shape.
+    """
+    from graphopt.teacher import Teacher, frames_apart
+    from graphopt.verification.interface import input_types, read_interface
+    from graphopt.weights.sized import open_sized
+
+    frames, own = ({}, {}) if original is None else frames_apart(start, original)
+    if original is None or not frames:
+        return {}, None
+    outputs = tuple(name for name in original.outputs if start.shape(name) == original.shape(name))
+    if not outputs:
+        raise ConfigError(
+            "its images and its outputs are of other sizes than the model's, so the outputs cannot be compared: leave "
+            "it out and learn from labels, or train with a loss of your own (graphopt.train.finetune)",
+            file=str(original.model.path),
+        )
+    inputs = input_types(read_interface(original.model.path))
+    samples = open_sized(path, inputs, own, preprocess=options.preprocess)
+    return frames, Teacher(original.model.path, samples, None, outputs)
+
+
+def _open_data(
+    start: Graph,
+    path: str,
+    original: Graph | None,
+    options: FinetuneOptions,
+    frames: Frames,
+    teacher: Teacher | None,
+) -> _Data:
     """Read and divide the samples, before any long work. Raises `ConfigError`."""
     from graphopt.verification.evaluate import LabelledData, open_evaluator
     from graphopt.verification.interface import input_types, read_interface
-    from graphopt.weights.calibration import open_calibration
+    from graphopt.weights.sized import open_sized
 
     inputs = input_types(read_interface(start.model.path))
     labels = None
     if original is not None and not options.labels:
-        calibration = open_calibration(path, inputs, preprocess=options.preprocess)
+        calibration = open_sized(path, inputs, frames, preprocess=options.preprocess)
     else:
         hint = "" if original is not None else _HINT
         if not path.lower().endswith(".npz"):
             raise ConfigError(f"labels are read from an .npz{hint}", file=path)
         try:
-            labelled = open_evaluator(path, inputs)
+            labelled = open_evaluator(path, inputs, frames)
         except ConfigError as error:
             raise ConfigError(f"{error}{hint}") from error
         assert isinstance(labelled, LabelledData)
         calibration, labels = labelled.data, labelled.labels
     trained, held_out = calibration.split(HELD_OUT, options.seed)
-    most = (options.memory_limit_bytes or MEMORY_BYTES) // calibration.source.sample_bytes
+    data = _Data(calibration, labels, teacher, trained, held_out, tuple(_sizes_note(frames, teacher)))
+    most = (options.memory_limit_bytes or MEMORY_BYTES) // data.sample_bytes
     if most >= len(trained):
-        return _Data(calibration, labels, trained, held_out, ())
+        return data
     if most < (calibration.batch or 1):
         raise ConfigError("not one batch of samples fits into the memory limit: a larger --memory-limit would do")
     note = f"trained on {most} of {len(trained)} samples: more do not fit into the memory limit"
-    return _Data(calibration, labels, trained[:most], held_out, (note,))
+    return replace(data, trained=trained[:most], notes=(*data.notes, note))
+
+
+def _sizes_note(frames: Frames, teacher: Teacher | None) -> Iterator[str]:
+    if teacher is None:
+        return
+    sizes = ", ".join(f"{name!r} of {show_size(frame.size)}" for name, frame in frames.items())
+    yield f"the model sees images {sizes}, the teacher its own size; compared in {', '.join(teacher.outputs)}"
 
 
 def _loss(data: _Data, original: Graph | None) -> tuple[LossName, Loss]:
-    from graphopt.train.finetune import cross_entropy, distillation, summed
+    from graphopt.train.finetune import cross_entropy, summed
 
     if original is None:
         return "labels", cross_entropy(_LABEL)
-    if data.labels is None:
-        return "distillation", distillation(original)
-    return "both", summed(cross_entropy(_LABEL), distillation(original))
+    taught = _taught(original, data.teacher)
+    return ("distillation", taught) if data.labels is None else ("both", summed(cross_entropy(_LABEL), taught))
+
+
+def _taught(original: Graph, teacher: Teacher | None) -> Loss:
+    """The distance from the original, which sees the same images, or the same ones at its own size."""
+    from graphopt.train.finetune import distillation
+
+    if teacher is None:
+        return distillation(original)
+    comparable = Graph(
+        original.ops(),
+        inputs=original.inputs,
+        outputs=teacher.outputs,
+        weights=original.weights,
+        tensors=original.tensors,
+        model=original.model,
+        open_inputs=original.open_inputs,
+    )
+    distance = distillation(comparable)
+    return lambda outputs, batch: distance(outputs, {name: batch[f"{_TEACHER}{name}"] for name in original.inputs})
 
 
 def _judge(graph: Graph, path: Path, data: _Data, loss: Loss, original: Graph | None) -> Judgement:
@@ -247,7 +334,11 @@ def _judge(graph: Graph, path: Path, data: _Data, loss: Loss, original: Graph | 
     from graphopt.verification.drift import measure_drift
 
     calibration, held_out = data.calibration, data.held_out
-    drift = None if original is None else measure_drift(original.model.path, path, calibration, held_out)
+    drift = None
+    if data.teacher is not None:
+        drift = data.teacher.drift(data, path)
+    elif original is not None:
+        drift = measure_drift(original.model.path, path, calibration, held_out)
     if drift is not None and data.labels is None:
         return Judgement(drift.value, drift)
     chunks = calibration.chunks(held_out, calibration.batch_size())

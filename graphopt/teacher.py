@@ -7,18 +7,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from graphopt.ir.graph import Graph
 from graphopt.prepare import Subject
-from graphopt.real_data import RealData
 from graphopt.resolution.model import Resolution
 from graphopt.resolution.sizes import image_inputs
 from graphopt.results import Options
 from graphopt.verification.drift import Drift, Reference, drift_from, reference_outputs
 from graphopt.verification.evaluate import Evaluation, Evaluator, open_evaluator
 from graphopt.verification.interface import input_types, read_interface
-from graphopt.weights.calibration import Calibration
+from graphopt.weights.calibration import Calibration, Indices
 from graphopt.weights.sized import Frame, Frames, open_sized
+
+
+class Divided(Protocol):
+    """Samples at the other size, divided once."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """All samples."""
+
+    @property
+    def held_out(self) -> Indices:
+        """Those that judge."""
 
 
 @dataclass(slots=True)
@@ -43,8 +55,8 @@ class Teacher:
         """Whether there are samples, and an output to compare them in."""
         return self.calibration is not None and bool(self.outputs)
 
-    def drift(self, data: RealData, rewritten: Path) -> Drift:
-        """Measure the drift of a model at the other size, on the samples held out.
+    def drift(self, data: Divided, rewritten: Path) -> Drift:
+        """Measure the drift of a model at the other size, on the samples held out (always the same ones).
 
         Raises:
             VerificationError: when a model does not load or run.
@@ -64,6 +76,14 @@ class Teacher:
 def frames_of(subject: Subject) -> Frames:
     """The sizes of the images at the subject's size; none where it is the model's own."""
     return {} if subject.resolution is None else _frames(subject.original, subject.resolution)
+
+
+def frames_apart(model: Graph, other: Graph) -> tuple[Frames, Frames]:
+    """The sizes of the images that are of one size in ``model`` and of another in ``other``, in both."""
+    first, second = ({image.name: image for image in image_inputs(graph)} for graph in (model, other))
+    names = [name for name in first if name in second and first[name].size != second[name].size]
+    one, two = ({name: Frame(images[name].axes, images[name].size) for name in names} for images in (first, second))
+    return one, two
 
 
 def _frames(model: Graph, resolution: Resolution) -> Frames:

@@ -13,6 +13,8 @@ import graphopt.train
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import save
 from graphopt.verification.session import Session
+from graphopt.weights.calibration import calibration_from_arrays
+from graphopt.weights.sized import Frame, fit
 from tests.weights.nets import net, spoiled
 
 pytest.importorskip("torch", reason="needs PyTorch: pip install 'graphopt[train]'")
@@ -69,6 +71,52 @@ def test_what_was_spoiled_comes_nearer_and_the_same_every_time(
     metadata = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
     assert metadata["graphopt.plan"] == "sha256:1"
     assert metadata["graphopt.finetuned"].startswith(f"{values['loss']}; seed 1; 20 epochs; data sha256:")
+
+
+@pytest.mark.parametrize("learn", ["teacher", "both"])
+def test_the_teacher_sees_the_images_at_its_own_size(
+    learn: str, run, original: Path, data: Path, tmp_path: Path
+) -> None:
+    small, out = tmp_path / "small.onnx", tmp_path / "out.onnx"
+    save(spoiled(net(TEXT.replace("6,6", "4,4"), tmp_path / "made4.onnx"), "a", amount=0.8), small)
+    given = ["--calibration", data, "--teacher", original, "--learning-rate", "0.02", "--evaluate", data, "--json"]
+    done = run("finetune", small, "-o", out, *given, *(["--labels"] if learn == "both" else []))
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["kept"]
+    assert "of 4, the teacher its own size; compared in y" in values["notes"][0]
+    with np.load(data) as file:
+        x = file["x"]
+    _, held_out = calibration_from_arrays({"x": x}, {"x": ((None, 3, 6, 6), np.dtype(np.float32))}).split(0.25, 0)
+    wanted = Session(original).run({"x": x[held_out]})["y"]
+    for path, judged in ((small, values["before"]), (out, values["after"])):
+        scores = Session(path).run(fit({"x": x[held_out]}, {"x": Frame((2, 3), (4, 4))}))["y"]
+        assert judged["drift"]["value"] == pytest.approx(divergence(wanted, scores), rel=1e-3)
+        if learn == "both":  # the loss that was learned from: labels, and the teacher at temperature 2
+            entropy = -np.log(softmax(scores)[np.arange(len(scores)), wanted.argmax(1)]).mean()
+            assert judged["value"] == pytest.approx(entropy + 4 * divergence(wanted / 2, scores / 2), rel=1e-3)
+
+
+def divergence(wanted: np.ndarray, found: np.ndarray) -> float:
+    p, q = softmax(wanted), softmax(found)
+    return float((p * (np.log(p) - np.log(q))).sum(1).mean())
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def test_outputs_of_other_sizes_cannot_be_compared(run, tmp_path: Path) -> None:
+    """A map that becomes a smaller one: only labels say what it should be."""
+    for side in (6, 4):
+        text = f'<ir_version: 8, opset_import: ["": 17]> m (float[N,3,{side},{side}] x) => (float[N,5,{side},{side}] y)'
+        save(net(f"{text} <float[5,3,1,1] w> {{ y = Conv (x, w) }}", tmp_path / "made.onnx"), tmp_path / f"{side}.onnx")
+    np.save(tmp_path / "x.npy", np.zeros((20, 3, 6, 6), np.float32))
+    given = ("--calibration", tmp_path / "x.npy", "-o", tmp_path / "out.onnx")
+    done = run("finetune", tmp_path / "4.onnx", "--teacher", tmp_path / "6.onnx", *given)
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+    assert "leave it out and learn from labels" in done.stderr
 
 
 def test_weights_that_training_spoils_are_not_written(

@@ -26,7 +26,8 @@ from graphopt.cli import options as o
     "--teacher",
     type=click.Path(),
     metavar="ORIGINAL",
-    help="The model that MODEL was made from: its outputs are to be met, without labels [default: learn from labels].",
+    help="The model that MODEL was made from: its outputs are to be met, without labels; where its images are of "
+    "another size, it sees the same ones at its own [default: learn from labels].",
 )
 @click.option(
     "--calibration",
