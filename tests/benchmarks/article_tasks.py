@@ -44,7 +44,8 @@ class Task:
         name: for tables.
         metric: name of the metric that choices and figures go by, a share.
         model, calibration: its files.
-        training: makes so many labelled samples to fine-tune on.
+        training: makes so many labelled samples to fine-tune on; the same ones once made, for all variants.
+        samples: how many are made.
         loss: of the labels.
         judge: the metrics of a model file on a split, ``validation`` or ``test``.
         taught: whether the original's outputs are learned from beside the labels.
@@ -55,15 +56,16 @@ class Task:
     model: Path
     calibration: Path
     training: Callable[[int], Arrays]
+    samples: int
     loss: Loss
     judge: Callable[[Path, str], Metrics]
     taught: bool = False
 
-    def tune(self, start: Path, out: Path, samples: int, epochs: float, progress: Progress | None = None) -> None:
-        """Fine-tune a model file, and write the result."""
+    def tune(self, start: Path, out: Path, share: float = 1.0, progress: Progress | None = None) -> None:
+        """Fine-tune a model file for two passes over (a share of) the samples, and write the result."""
         loss = summed(self.loss, distillation(load(self.model))) if self.taught else self.loss
-        recipe = Recipe(epochs=epochs, learning_rate=2e-3, batch=64)
-        save(finetune(load(start), self.training(samples), loss, recipe, progress).graph, out)
+        data = self.training(round(share * self.samples))
+        save(finetune(load(start), data, loss, Recipe(epochs=2.0, learning_rate=2e-3, batch=64), progress).graph, out)
 
 
 def detector() -> Task:
@@ -72,7 +74,7 @@ def detector() -> Task:
     def loss(outputs: Tensors, batch: Tensors) -> torch.Tensor:
         return trained.detection_loss((outputs["object"], outputs["box"]), dict(batch))
 
-    return _canvas_task("detector", "ap50", loss)
+    return _canvas_task("detector", "ap50", 65_536, loss)
 
 
 def segmenter() -> Task:
@@ -81,7 +83,7 @@ def segmenter() -> Task:
     def loss(outputs: Tensors, batch: Tensors) -> torch.Tensor:
         return trained.segmentation_loss(outputs["segment"], dict(batch))
 
-    return _canvas_task("segmenter", "miou", loss)
+    return _canvas_task("segmenter", "miou", 24_576, loss)
 
 
 def fashion_classifier() -> Task:
@@ -99,6 +101,7 @@ def fashion_classifier() -> Task:
         found = [session.run({"image": images[i : i + 500]})["logits"].argmax(1) for i in range(0, len(images), 500)]
         return {"top1": float((np.concatenate(found) == labels).mean())}
 
+    @cache
     def training(count: int) -> Arrays:
         pixels, classes = trained.training_items(classifier.DEBIAN_FOLDER)
         images, labels = torch.from_numpy(_fed(pixels)), torch.from_numpy(classes.astype(np.int64))
@@ -112,10 +115,10 @@ def fashion_classifier() -> Task:
         return {"image": np.concatenate([x for x, _ in parts]), "label": np.concatenate([y for _, y in parts])}
 
     files = FOLDER / "fashion_classifier.onnx", FOLDER / "fashion_calibration.npz"
-    return Task("classifier", "top1", *files, training, cross_entropy(), judge, taught=True)
+    return Task("classifier", "top1", *files, training, 32_768, cross_entropy(), judge, taught=True)
 
 
-def _canvas_task(name: str, metric: str, loss: Loss) -> Task:
+def _canvas_task(name: str, metric: str, samples: int, loss: Loss) -> Task:
     task = trained.TASKS[name]
 
     @cache
@@ -128,12 +131,13 @@ def _canvas_task(name: str, metric: str, loss: Loss) -> Task:
         session = Session(path)
         return task.metrics(lambda feed: session.run(feed), scenes(part))
 
+    @cache
     def training(count: int) -> Arrays:
         found = task.scenes(*trained.training_items(classifier.DEBIAN_FOLDER), count, TUNING_SEED)
         return {"image": found.images, "boxes": found.boxes, "masks": found.masks}
 
     files = FOLDER / f"fashion_{name}.onnx", FOLDER / f"fashion_{name}_calibration.npz"
-    return Task(name, metric, *files, training, loss, judge)
+    return Task(name, metric, *files, training, samples, loss, judge)
 
 
 def _fed(pixels: Any) -> Any:
