@@ -216,3 +216,13 @@ def test_a_slice_needs_all_that_it_reads(small: Graph) -> None:
             small.edited([Patch(("y",), (replace(small.op("y"), inputs=("h", "w2", "image"), source=None),))]),
             inputs=["a"],
         )
+
+
+def test_the_gradient_of_a_clip_ends_at_its_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "op.onnx"
+    body = "low = Constant <value_float = -0.5> () high = Constant <value_float = 6.0> () y = Clip (x, low, high)"
+    onnx.save(onnx.parser.parse_model(f"{HEAD.format(opset=13)} m (float[4] x) => (float[4] y) {{ {body} }}"), path)
+    x = torch.tensor([-1.0, -0.4, 5.9, 6.1], requires_grad=True)
+    Runner(load(path))({"x": x})["y"].sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
