@@ -45,7 +45,8 @@ class CurateWidths:
     def offer(self, group: ChannelGroup, params: CurateParams) -> WidthOffer | Refusal:
         """Offer the multiples within the range that the group can take."""
         if not params.enabled:
-            return Refusal(group.id, "needs something that prices what is lost: --max-drift, --fit-memory or --pareto")
+            asked = "--max-drift, --fit-memory, --pareto or --objective drift"
+            return Refusal(group.id, f"needs something that prices what is lost: {asked}")
         fixed_below = why_not_cut(group)
         steps = range(params.multiple, int(params.largest * group.size) + 1, params.multiple)
         offered = tuple(

@@ -50,7 +50,7 @@ class ScaleDepth:
     def offer(self, group: ChannelGroup, params: ScaleParams) -> WidthOffer | Refusal:
         """Offer one width per multiplier, where it leads somewhere."""
         if not params.multipliers:
-            return Refusal(group.id, "no depth multiplier was asked for")
+            return Refusal(group.id, "no depth multiplier was asked for: --depth-multiplier 0.75")
         if params.only and not any(fnmatchcase(group.id, glob) for glob in params.only):
             return Refusal(group.id, "the group is none of those that the rule is limited to")
         refusal = "no multiplier leads to another width"

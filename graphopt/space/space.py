@@ -203,16 +203,15 @@ def _widths(
     """The widths on offer for every group, and the knob over them if a multiplier was asked for."""
     width_rules = [rule for rule in rules if is_width_rewrite(rule.rewrite)]
     scaling = [rule for rule in width_rules if isinstance(rule.rewrite, ScaleDepth) and rule.params.multipliers]
-    rounding = [rule for rule in width_rules if not isinstance(rule.rewrite, ScaleDepth)]
+    unscaled = [rule for rule in width_rules if rule not in scaling]
     multipliers = tuple(dict.fromkeys(m for rule in scaling for m in rule.params.multipliers))
     widths = []
     for group in channels.groups:
         reason = guard.protected((*group.makers, *(tensor for tensor, _, _ in group.axes)))
         if reason:
-            refused += [Refused(rule.id, Refusal(group.id, reason)) for rule in (*rounding, *scaling)]
+            refused += [Refused(rule.id, Refusal(group.id, reason)) for rule in width_rules]
             continue
-        rounded = _offers(group, rounding, {}, guard, refused)
-        options = [WidthOption(group.size, KEEP, "exact"), *rounded]
+        options = [WidthOption(group.size, KEEP, "exact"), *_offers(group, unscaled, {}, guard, refused)]
         if multipliers:
             options = _gated(options, group, scaling, multipliers, guard, refused)
         if len(options) > 1:

@@ -71,7 +71,8 @@ def test_ties_go_up() -> None:
 
 
 def test_scaling_acts_when_asked() -> None:
-    assert reason(ScaleDepth().offer(GROUP, ScaleParams(8))) == "no depth multiplier was asked for"
+    says = "no depth multiplier was asked for: --depth-multiplier 0.75"
+    assert reason(ScaleDepth().offer(GROUP, ScaleParams(8))) == says
     assert widths(ScaleDepth().offer(GROUP, ScaleParams(8, (0.5, 0.75, 1.5)))) == (48, 72, 152)
     assert widths(ScaleDepth().offer(GROUP, ScaleParams(8, (0.5, 0.49)))) == (48,)
     assert isinstance(ScaleDepth().offer(GROUP, ScaleParams(8, (1.0,))), WidthOffer)  # 100 -> 104 pads
