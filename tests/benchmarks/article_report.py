@@ -38,11 +38,10 @@ def show(results: Mapping[str, Any]) -> None:
         made.add_column(column, justify="right")
     for key, entry in results.items():
         if key.endswith("|original"):
-            name, tuned = entry["metric"], entry.get("tuned", entry["original"])
-            before, after, validation = entry["original"]["test"], tuned["test"], entry["original"]["validation"][name]
+            name, before, tuned = entry["metric"], entry["original"], entry.get("tuned")
             made.add_row(
-                key.split("|")[0], "original", *[""] * 7, f"{_NAMES[name]} {100 * before[name]:.2f}", "",
-                f"{100 * after[name]:.2f}", f"{100 * validation:.2f}",
+                key.split("|")[0], "original", *[""] * 7, f"{_NAMES[name]} {100 * before['test'][name]:.2f}", "",
+                "-" if tuned is None else f"{100 * tuned['test'][name]:.2f}", f"{100 * before['validation'][name]:.2f}",
             )  # fmt: skip
     for task, target, variant, attempt, entry in rows(results):
         name = results[f"{task}|original"]["metric"]

@@ -17,6 +17,7 @@ and two runs may share the work. `--only show` prints the table from it, `--pict
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import time
 from dataclasses import dataclass, replace
@@ -103,9 +104,11 @@ class Results:
 
     def put(self, key: str, values: dict[str, Any]) -> None:
         """Add to the entry ``key``."""
-        found = self.read()
-        found[key] = found.get(key, {}) | values
-        write_text(self._path, json.dumps(found, indent=1, sort_keys=True) + "\n")
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = self.read()
+            found[key] = found.get(key, {}) | values
+            write_text(self._path, json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 @dataclass(frozen=True)
