@@ -153,6 +153,7 @@ def missed(draft: Draft, options: Options) -> str:
     """Which constraint the best plan still misses, ``""`` when it keeps all."""
     bounds, after = options.constraints, draft.after
     drift = draft.drift.value if options.max_drift is not None and draft.drift is not None else 0.0
+    within = "" if options.max_drift is None else f" within --max-drift {options.max_drift:g}"
     for option, value, bound in (
         ("--max-latency-us", after.latency_us, bounds.latency_us),
         ("--max-peak-bytes", after.peak_activation_bytes, bounds.peak_bytes),
@@ -162,5 +163,6 @@ def missed(draft: Draft, options: Options) -> str:
         ("--max-drift", drift, options.max_drift),
     ):
         if bound is not None and value > bound:
-            return f"no plan found that keeps {option} {bound:g}: the nearest has {value:,.10g}; nothing was written"
+            asked = f"{option} {bound:,.10g}{within if option != '--max-drift' else ''}"
+            return f"no plan found that keeps {asked}: the nearest has {value:,.6g}; nothing was written"
     return ""

@@ -25,6 +25,7 @@ from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import check_output
 from graphopt.outputs import staged
 from graphopt.prepare import nothing_to_reshape, open_subject
+from graphopt.reach import unreachable
 from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, OutcomeKind
 from graphopt.search.budget import Budget, watched
 from graphopt.search.goal import Quantity
@@ -201,7 +202,8 @@ def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list
     if chosen:
         return replace(front, notes=(*front.notes, *notes)), chosen
     if not len(rows) or notes:
-        return replace(front, outcome="failed", reason=f"{notes[0] if notes else _out_of_reach(job)}"), []
+        reason = unreachable(job) or (notes[0] if notes else _out_of_reach(job))
+        return replace(front, outcome="failed", reason=reason), []
     reason = f"no decision on offer makes it faster or smaller on {job.subject.target.name}"
     return replace(front, outcome="unchanged", reason=reason), []
 

@@ -24,6 +24,7 @@ from graphopt.onnx_io.save import check_output, save
 from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.plan import Plan, plan_to_toml, read_plan
 from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, nothing_to_reshape, open_subject
+from graphopt.reach import unreachable
 from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
 from graphopt.search.budget import watched
 from graphopt.search.state import SearchState
@@ -151,6 +152,8 @@ def _searched(job: Job, progress: Progress | None) -> tuple[Draft, OptimizeResul
     result = replace(draft.result(), front=_front(job, found), evaluations=found.evaluations, fit=fit_of(draft))
     result = _certified(replace(result, notes=(*result.notes, *notes)), found.certificate)
     reason = missed(draft, options) if options.fit_memory is None else why_not(draft, progress)
+    if reason and options.fit_memory is None:
+        reason = unreachable(job) or reason
     if reason:
         units = draft.repaired.units if options.max_drift is not None and draft.repaired is not None else ()
         result = replace(result, drift=draft.drift if units else None, repaired=units, outcome="failed", reason=reason)

@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"draft"}),
     frozenset({"loss", "sizing"}),
     frozenset({"candidates"}),
-    frozenset({"fitting"}),
+    frozenset({"fitting", "reach"}),
     frozenset({"finetuning", "fronts", "pipeline"}),
     frozenset({"measure"}),
     frozenset({"zoo", "report"}),

@@ -60,6 +60,8 @@ def meaning(result: OptimizeResult) -> str:
         return "close, not the same: weights repaired on calibration data, see the drift"
     if result.repaired or result.drift is not None:
         return "first-method weights, none repaired: see the drift"
+    if result.outcome == "failed":
+        return "nothing was written, so no weights were repaired"
     return "first-method weights; give --calibration to repair them"
 
 

@@ -55,6 +55,7 @@ def full(lossy: OptimizeResult) -> OptimizeResult:
 def test_the_meaning_is_true_with_and_without_repair(lossy: OptimizeResult, full: OptimizeResult) -> None:
     assert lossy.safety == "repaired"
     assert meaning(lossy) == "first-method weights; give --calibration to repair them"
+    assert meaning(replace(lossy, outcome="failed")) == "nothing was written, so no weights were repaired"
     assert "weights repaired on calibration data" in meaning(full)
     assert "none repaired" in meaning(replace(full, repaired=()))
     assert "none repaired" in meaning(replace(full, repaired=UNITS[3:]))
