@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,11 @@ from graphopt.ir.channels import AxisSize
 from graphopt.ir.graph import Graph
 from graphopt.rewrites.rewrite import WidthCondition
 from graphopt.space.affine import AffineShape, ScaledPart, cuts_by_op, kernel_shapes, scale_option
+from graphopt.space.copies import copies_of
 from graphopt.space.memory import compile_memory
 from graphopt.space.site import KEEP
 from graphopt.space.space import Space
-from graphopt.space.table import INVALID, METRICS, CostTable, Factor, Gate, Metrics, Variable
+from graphopt.space.table import INVALID, METRICS, PARAMETER_BYTES, CostTable, Factor, Gate, Metrics, Variable
 from graphopt.targets.target import Target
 
 MAX_ENTRIES = 1_000_000
@@ -81,6 +82,7 @@ class _Compiler:
                 for group, width in part.refused:
                     self._add_refusal(group, width, (variable, number))
         self._price_kernels()
+        self._add_copies(region_of)
         gates = self._gates()
         memory = compile_memory(space, self.target, parts, self.site_index, self.width_index, self.domains)
         return CostTable(self.variables, self.factors, self.constant, memory, gates)
@@ -108,6 +110,17 @@ class _Compiler:
             rows = (cost.latency_us, cost.macs, load.parameter_bytes(self.target), cost.dram_bytes, 0, 0)
             table = np.stack([np.broadcast_to(np.asarray(row, float), grid.shape).ravel() for row in rows])
             self._add_factor(grid, table, when)
+
+    def _add_copies(self, replaced: Collection[str]) -> None:
+        """Count constants that widths cut apart."""
+        for copies in copies_of(self.space, self.target, self.domains, replaced):
+            strides = np.cumprod((1, *copies.bytes.shape[:0:-1]))[::-1]
+            pairs = list(zip(copies.groups, strides, copies.bytes.shape, strict=True))
+            offsets = tuple(stride * np.arange(count) for group, stride, count in pairs if group in self.domains)
+            table = np.zeros((METRICS, copies.bytes.size))
+            table[PARAMETER_BYTES] = copies.bytes.ravel()
+            variables = tuple(self.width_index[group] for group in copies.groups if group in self.domains)
+            self.factors.append(Factor(variables, offsets, table))
 
     def _narrowed(self, axis: AxisSize) -> AxisSize:
         """The axis size with the groups that have one width only taken as the number they are."""

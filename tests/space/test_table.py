@@ -14,6 +14,7 @@ from graphopt.cost.memory import activation_lifetimes
 from graphopt.cost.workload import tensor_bytes
 from graphopt.decide import actions_of
 from graphopt.ir.graph import Graph
+from graphopt.onnx_io.save import save
 from graphopt.prepare import find_catalog, find_rules, open_space, open_subject
 from graphopt.resources import sample_models_dir
 from graphopt.results import Options
@@ -25,6 +26,7 @@ from graphopt.space.table import DRAM_BYTES, INVALID, LATENCY, MACS, PARAMETER_B
 from graphopt.targets.target import Target, load_target
 from tests.cost.learner import learned, target_file
 from tests.cost.live_set import live_set
+from tests.weights.nets import net
 
 SAMPLE = sample_models_dir() / "fashion_classifier.onnx"
 
@@ -67,7 +69,6 @@ def random_candidates(table: CostTable, seed: int, count: int) -> list[np.ndarra
 def check_prices(model: Path, options: Options, count: int) -> None:
     space, table, target = priced(model, options)
     assert space.decisions
-    shared = len({cut.weight for cut in space.channels.weights}) < len(space.channels.weights)
     for row in random_candidates(table, seed=7, count=count):
         sites, widths, _ = actions_of(space, table, row)
         graph = apply_actions(space.graph, space.channels, sites, widths)
@@ -77,8 +78,7 @@ def check_prices(model: Path, options: Options, count: int) -> None:
         assert price[MACS] == real.macs
         assert price[DRAM_BYTES] == real.dram_bytes
         assert table.peak_bytes(row[None])[0] == peak(graph, target)
-        if not shared:  # a constant that several ops share is counted once as long as they cut it alike
-            assert price[PARAMETER_BYTES] == real.parameter_bytes
+        assert price[PARAMETER_BYTES] == real.parameter_bytes
 
 
 @pytest.mark.parametrize("target", ["npu-32", "npu-16", "npu-32-no-depthwise", "cpu-x86-64"])
@@ -99,6 +99,25 @@ def test_table_is_the_estimate_on_real_models(real_models: tuple[Path, ...]) -> 
     for model in real_models:
         shapes = SHAPES.get(model.name, {})
         check_prices(model, Options(allow="retrain", depth_multipliers=(1.0, 0.75), input_shapes=shapes), count=5)
+
+
+SHARED = (
+    '<ir_version: 8, opset_import: ["": 17]> m (float[1,8,8,8] x) => (float[1,8,8,8] y) '
+    "<float[8,8,1,1] w1, float[16,8,1,1] w2, float[16,16,1,1] w3, float[24,16,1,1] w4, float[24,24,1,1] w5, "
+    "float[32,24,1,1] w6, float[8,32,1,1] w7, float[1,8,8,8] zeros> {"
+    "a = Conv (x, w1) a1 = Concat <axis = 1> (a, zeros) a2 = Conv (a, w2) a3 = Add (a1, a2) a4 = Relu (a3) "
+    "b = Conv (a4, w3) b1 = Concat <axis = 1> (b, zeros) b2 = Conv (b, w4) b3 = Add (b1, b2) b4 = Relu (b3) "
+    "c = Conv (b4, w5) c1 = Concat <axis = 1> (c, zeros) c2 = Conv (c, w6) c3 = Add (c1, c2) c4 = Relu (c3) "
+    "y = Conv (c4, w7) }"
+)
+"""One constant beside three maps, as BlazeFace has them: each part of a concatenation is a group of its own."""
+
+
+def test_a_shared_constant_counts_as_often_as_widths_cut_it_apart(tmp_path: Path) -> None:
+    model = tmp_path / "shared.onnx"
+    save(net(SHARED, tmp_path / "made.onnx"), model)
+    check_prices(model, Options(allow="retrain"), count=20)
+    check_prices(model, Options(allow="retrain", curate_widths=True), count=40)
 
 
 def test_the_cheapest_candidate_costs_what_its_model_costs(real_models: tuple[Path, ...]) -> None:
