@@ -20,7 +20,7 @@ from graphopt.cost.estimate import Estimate
 from graphopt.decide import actions_of, capacity_kept
 from graphopt.draft import Draft, Job, Progress, deliver
 from graphopt.errors import ConfigError
-from graphopt.loss import Loss, with_loss
+from graphopt.loss import Loss, capacity_loss, with_loss
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import check_output
 from graphopt.outputs import staged
@@ -46,6 +46,8 @@ MOST_DRIFT: Final = 1e3
 
 AS_GOOD: Final = 0.02
 """Share of the front's latency that its fast end may lack: the very last steps often cost more than all before them."""
+
+UNMEASURED: Final = "no real inputs: what lossy changes give up is not part of this front; --calibration measures it"
 
 _SPARE: Final = 2
 """Times as many points are looked at as are asked for, where some turn out to miss a bound."""
@@ -168,8 +170,8 @@ def _for_front(options: Options, count: int) -> Options:
 def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list[tuple[Draft, int]]]:
     """The front, and what is chosen from it, A first: each with its place in the front."""
     options = job.options
-    loss = Loss(job.table) if options.allowed == "exact" else with_loss(job, progress)
-    costs = any(factor.table[DRIFT].any() for factor in loss.table.factors)  # a model may have no width to give up
+    loss = _loss(job, progress)
+    costs = any(factor.table[DRIFT].any() for factor in loss.table.factors)
     axis: GivenUp = "memory" if not costs else "drift" if loss.is_measured else "capacity"
     other: Quantity = "memory" if axis == "memory" else "drift"
     constraints = replace(options.constraints, drift=MOST_DRIFT) if axis == "drift" else options.constraints
@@ -206,6 +208,17 @@ def _drawn(job: Job, count: int, progress: Progress | None) -> tuple[Front, list
         return replace(front, outcome="failed", reason=reason), []
     reason = f"no decision on offer makes it faster or smaller on {job.subject.target.name}"
     return replace(front, outcome="unchanged", reason=reason), []
+
+
+def _loss(job: Job, progress: Progress | None) -> Loss:
+    """What candidates give up beside memory: nothing where all changes are exact, or capacity is asked of a model that
+    has no width to give up."""
+    if job.options.allowed == "exact":
+        return Loss(job.table)
+    loss = with_loss(job, progress)
+    if loss.is_measured or any(lost.any() for lost in capacity_loss(job).values()):
+        return loss
+    return Loss(job.table, note=UNMEASURED if loss.note else "")
 
 
 def _out_of_reach(job: Job) -> str:

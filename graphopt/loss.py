@@ -23,8 +23,9 @@ class Loss:
 
     Attributes:
         table: the job's, its ``DRIFT`` row filled.
-        measure: of the drifts in it (see :mod:`graphopt.verification.drift`), ``""`` where it is :func:`capacity_loss`.
-        note: how it was measured, ``""`` where it was not.
+        measure: of the drifts in it (see :mod:`graphopt.verification.drift`), ``""`` where it is :func:`capacity_loss`
+            and :func:`lossy_sites`.
+        note: how it was measured, or what to know where it was not.
     """
 
     table: CostTable
@@ -37,6 +38,15 @@ class Loss:
         return bool(self.measure)
 
 
+LOSSY = 0.01
+"""Of its share of the model, what a lossy change that keeps every channel gives up: little, and not nothing."""
+
+CAPACITY_NOTE = (
+    "no real inputs: what is given up is capacity, in which a lossy change that keeps its channels hardly counts; "
+    "--calibration measures the drift"
+)
+
+
 def with_loss(job: Job, progress: Progress | None = None) -> Loss:
     """Return the job's table with measured drifts where there is calibration data, else with lost capacity.
 
@@ -44,7 +54,9 @@ def with_loss(job: Job, progress: Progress | None = None) -> Loss:
         ModelError, VerificationError: a model does not run on the samples.
     """
     if job.data is None:
-        return Loss(job.table.with_drift(capacity_loss(job)))
+        lossy = lossy_sites(job)
+        note = CAPACITY_NOTE if any(loss.any() for loss in lossy.values()) else ""
+        return Loss(job.table.with_drift({**capacity_loss(job), **lossy}), note=note)
     from graphopt.sensitivity import measure_sensitivity
 
     cache = None if job.options.cache is None else Path(job.options.cache)
@@ -69,6 +81,24 @@ def capacity_loss(job: Job) -> Mapping[int, npt.NDArray[np.float64]]:
         loss = share[width.group.id] * np.maximum(width.group.size / sizes - 1.0, 0.0)
         lost[job.table.index("width", width.group.id)] = loss
     return lost
+
+
+def lossy_sites(job: Job) -> Mapping[int, npt.NDArray[np.float64]]:
+    """What each site's options give up beside channels, by variable number, shape (options,).
+
+    It is :data:`LOSSY` times the share of the model that the site's kernels are, where the option is not exact: without
+    real inputs nobody knows more than that it is something.
+    """
+    before = job.subject.before
+    kernels = {kernel.key: kernel for kernel in before.kernels}
+    macs, parameters = before.macs or 1, before.parameter_bytes or 1
+    found = {}
+    for site in job.space.sites:
+        own = [kernels[key] for key in site.kernels if key in kernels]
+        share = sum(kernel.macs / macs + kernel.parameter_bytes / parameters for kernel in own) / 2
+        lossy = np.array([option.safety != "exact" for option in site.options], np.float64)
+        found[job.table.index("site", site.id)] = LOSSY * share * lossy
+    return found
 
 
 def _shares(job: Job) -> Mapping[str, float]:

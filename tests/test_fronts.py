@@ -60,6 +60,8 @@ def test_candidates_are_on_the_front_with_its_ends(drawn: tuple[Front, Path]) ->
     assert all(pair in set(map(tuple, front.points)) for pair in own)
     assert all(one.result.capacity_kept == pytest.approx(one.value) for one in front.candidates)
     assert kept[0] == 1.0 > kept[-1]
+    assert front.candidates[0].result.safety == "exact"  # a lossy change is not free where nobody can measure it
+    assert any("--calibration measures the drift" in note for note in front.notes)
 
 
 def test_exact_candidates_trade_memory_and_are_proved(tmp_path: Path) -> None:
@@ -74,6 +76,17 @@ def test_exact_candidates_trade_memory_and_are_proved(tmp_path: Path) -> None:
     a, b = (one.result.estimates[1] for one in front.candidates)
     assert b.latency_us < a.latency_us
     assert b.parameter_bytes + b.peak_activation_bytes > a.parameter_bytes + a.peak_activation_bytes
+
+
+def test_a_front_of_memory_says_that_lossy_changes_are_not_measured() -> None:
+    """No width on offer: memory is what is given up, beside what only real inputs can tell."""
+    for rules, said in (((), True), (("fuse-*", "merge-*"), False)):
+        options = replace(
+            QUICK, allow="repaired", no_rules=("curate-widths", "round-channels*", *rules), max_evaluations=2_000
+        )
+        front = pareto(SAMPLE, None, options, count=2)
+        assert front.axis == "memory"
+        assert any("what lossy changes give up is not part of this front" in note for note in front.notes) == said
 
 
 def test_a_candidate_that_is_not_proved_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
