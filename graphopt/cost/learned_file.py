@@ -1,7 +1,9 @@
 """Write and read a learned estimator: an `.npz` of plain arrays, never a pickle. Nothing in it is taken on trust.
 
-The file names its inputs and terms, and they are found by name: a stored estimator outlives features that are added or
-change places. A term that it does not have costs nothing, a size that it does not have is never beyond what it knows.
+Arrays of all categories stand in one member each, conditions that recur are stored once, and leaves are multiples of
+`LEAF_STEP`: a tree takes some 40 bytes. The file names its inputs and terms, and they are found by name: a stored
+estimator outlives features that are added or change places. A term that it does not have costs nothing, a size that it
+does not have is never beyond what it knows.
 """
 
 from __future__ import annotations
@@ -21,18 +23,21 @@ import numpy.typing as npt
 from graphopt.cost.categories import Category
 from graphopt.cost.features import INPUTS, SIZES, TERMS
 from graphopt.cost.learned import CategoryModel, Learned
-from graphopt.cost.trees import Trees
+from graphopt.cost.trees import LEAF_STEP, LEAVES, NO_NODE, Trees
 from graphopt.errors import ConfigError
 
 MAX_BYTES: Final = 200_000
 """Size of a file at most."""
 
 _MAX_UNPACKED: Final = 4_000_000
-_NUMBERS: Final = ("tiles", "coefficients", "low", "high")
-_FOREST: Final = ("base", "split_feature", "split_at", "node", "mask", "value")
-_FORESTS: Final = ("trees", "spread")
-_MEMBERS: Final = (*_NUMBERS, *(f"{forest}.{name}" for forest in _FORESTS for name in _FOREST))
 _ANY: Final = float(np.finfo(np.float32).max)
+_NAMES: Final = ("categories", "inputs", "terms")
+_NUMBERS: Final = ("tiles", "coefficients", "low", "high")
+_FORESTS: Final = ("trees", "spread")
+_ARRAYS: Final = (*_NUMBERS, "base", "count", "split_feature", "split_at", "node", "mask", "value")
+"""Those of `_NUMBERS`, ``base`` and ``count`` (of trees) have a row for each category, the last two with a column for
+each of `_FORESTS`; ``node``, ``mask`` and ``value`` have a row for each tree, in the same order; ``split_*`` are the
+conditions of all of them."""
 
 Places = npt.NDArray[np.int64]
 """Positions in our own list of names."""
@@ -44,17 +49,28 @@ def packed(learned: Learned) -> bytes:
     Raises:
         ConfigError: when it would be larger than `MAX_BYTES`.
     """
+    categories = dict(sorted(learned.categories.items()))
+    models = list(categories.values())
+    forests = [getattr(model, name) for model in models for name in _FORESTS]
+    conditions, node = _conditions(forests)
+    mask = np.concatenate([np.zeros((0, LEAVES - 1), np.uint16), *(forest.mask for forest in forests)])
+    value = np.concatenate([np.zeros((0, LEAVES), np.float32), *(forest.value for forest in forests)])
+    steps = value / LEAF_STEP
+    whole = (steps == np.round(steps)).all() and (np.abs(steps) < 1 << 15).all()
     arrays: dict[str, npt.NDArray[Any]] = {
+        "categories": np.array(list(categories)),
         "inputs": np.array(INPUTS),
         "terms": np.array(TERMS),
         "correlation": np.array([learned.correlation]),
+        **{name: np.array([getattr(model, name) for model in models]) for name in _NUMBERS},
+        "base": np.array([forest.base[0] for forest in forests], np.float32).reshape(-1, len(_FORESTS)),
+        "count": np.array([len(forest.node) for forest in forests], np.int64).reshape(-1, len(_FORESTS)),
+        "split_feature": np.array([feature for feature, _ in conditions], np.uint8),
+        "split_at": np.array([threshold for _, threshold in conditions], np.float32),
+        "node": node,
+        "mask": mask,
+        "value": steps.astype(np.int16) if whole else value,
     }
-    for category, model in sorted(learned.categories.items()):
-        for member in _MEMBERS:
-            part: Any = model
-            for name in member.split("."):
-                part = getattr(part, name)
-            arrays[f"{category}.{member}"] = part
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
         for name, array in arrays.items():
@@ -70,6 +86,26 @@ def packed(learned: Learned) -> bytes:
     return content
 
 
+def _conditions(forests: Sequence[Trees]) -> tuple[list[tuple[int, float]], npt.NDArray[np.uint16]]:
+    """The distinct conditions of all nodes, in order, and each node's; 0 where there is no node."""
+    own = [list(zip(trees.split_feature.tolist(), trees.split_at.tolist(), strict=True)) for trees in forests]
+    real = [trees.mask != NO_NODE for trees in forests]
+    used = {
+        splits[number]
+        for splits, trees, there in zip(own, forests, real, strict=True)
+        for number in np.unique(trees.node[there]).tolist()
+    }
+    conditions = sorted(used)
+    if len(conditions) > 1 << 16:
+        raise ConfigError(f"the estimator has {len(conditions)} distinct conditions; fit fewer trees")
+    place = {condition: number for number, condition in enumerate(conditions)}
+    nodes = [np.zeros((0, LEAVES - 1), np.uint16)]
+    for splits, trees, there in zip(own, forests, real, strict=True):
+        table = np.array([place.get(split, 0) for split in splits] or [0], np.uint16)
+        nodes.append(np.where(there, table[trees.node], np.uint16(0)))
+    return conditions, np.concatenate(nodes)
+
+
 def unpacked(content: bytes, file: str) -> Learned:
     """Read what :func:`packed` made.
 
@@ -81,50 +117,90 @@ def unpacked(content: bytes, file: str) -> Learned:
         ConfigError: when anything in it is not as it has to be.
     """
     arrays = _arrays(content, file)
-    inputs, terms = (_places(arrays, name, own, file) for name, own in (("inputs", INPUTS), ("terms", TERMS)))
-    correlation = arrays.pop("correlation", np.zeros(0))
+    if wrong := sorted(arrays.keys() ^ {*_NAMES, "correlation", *_ARRAYS}):
+        raise ConfigError(f"missing or unknown: {', '.join(wrong)}", file=file)
+    names, inputs, terms = (arrays[name].ravel().tolist() for name in _NAMES)
+    correlation = arrays["correlation"]
     if correlation.shape != (1,) or correlation.dtype != np.float64 or not 0 <= correlation[0] <= 1:
         raise ConfigError("must be one number from 0 to 1", file=file, field="correlation")
-    categories: dict[str, CategoryModel] = {}
-    for category in sorted({name.partition(".")[0] for name in arrays}):
-        if category.partition(":")[0] not in get_args(Category):
-            raise ConfigError("no category of work", file=file, field=category)
-        categories[category] = _model(arrays, category, inputs, terms, file)
-    return Learned(categories, float(correlation[0]))
+    for name in names:
+        if str(name).partition(":")[0] not in get_args(Category) or names.count(name) > 1:
+            raise ConfigError("no category of work", file=file, field=str(name))
+    places = _places(inputs, INPUTS, file, "inputs"), _places(terms, TERMS, file, "terms")
+    try:
+        models = _models(arrays, len(names), *places)
+    except (IndexError, ValueError) as error:
+        raise ConfigError(f"the arrays do not fit together: {error}", file=file) from error
+    for name, model in zip(names, models, strict=True):
+        if fault := model.fault():
+            raise ConfigError(fault, file=file, field=name)
+    return Learned(dict(zip(names, models, strict=True)), float(correlation[0]))
 
 
-def _places(arrays: dict[str, npt.NDArray[Any]], field: str, own: Sequence[str], file: str) -> Places:
+def _places(names: Sequence[Any], own: Sequence[str], file: str, field: str) -> Places:
     """Where the file's names stand in our own list."""
-    names = arrays.pop(field, np.zeros(0)).tolist()
     known = {name: place for place, name in enumerate(own)}
     if not names or len(set(names)) < len(names) or not known.keys() >= set(names):
         raise ConfigError("made by another version of graphopt; fit it anew", file=file, field=field)
     return np.array([known[name] for name in names])
 
 
-def _model(
-    arrays: dict[str, npt.NDArray[Any]], category: str, inputs: Places, terms: Places, file: str
-) -> CategoryModel:
-    own = {name.partition(".")[2]: array for name, array in arrays.items() if name.partition(".")[0] == category}
-    if wrong := sorted(own.keys() ^ set(_MEMBERS)):
-        raise ConfigError(f"missing or unknown: {', '.join(wrong)}", file=file, field=category)
-    try:
-        for forest in _FORESTS:
-            split = f"{forest}.split_feature"
-            if own[split].dtype != np.uint8:
-                raise ValueError(f"{split} is {own[split].dtype}")
-            own[split] = inputs[own[split]].astype(np.uint8)
-        own["coefficients"] = _placed(own["coefficients"], terms, len(TERMS), 0.0)
-        sizes = inputs[: own["low"].size]
-        for name, unknown in (("low", -_ANY), ("high", _ANY)):
-            own[name] = _placed(own[name], sizes, len(INPUTS), unknown)[:SIZES]
-    except (IndexError, ValueError) as error:
-        raise ConfigError(f"the arrays do not fit the names: {error}", file=file, field=category) from error
-    trees, spread = (Trees(*(own[f"{forest}.{name}"] for name in _FOREST)) for forest in _FORESTS)
-    model = CategoryModel(own["tiles"], own["coefficients"], own["low"], own["high"], trees, spread)
-    if fault := model.fault():
-        raise ConfigError(fault, file=file, field=category)
-    return model
+def _models(arrays: dict[str, npt.NDArray[Any]], categories: int, inputs: Places, terms: Places) -> list[CategoryModel]:
+    count = arrays["count"]
+    trees = len(arrays["node"])
+    if count.dtype.kind != "i" or (count < 0).any() or count.sum() != trees:
+        raise ValueError(f"count does not add up to the {trees} trees")
+    for name, shape, dtypes in (
+        *((name, (categories,), None) for name in _NUMBERS),
+        ("base", (categories, len(_FORESTS)), (np.float32,)),
+        ("count", (categories, len(_FORESTS)), (np.int64,)),
+        ("split_feature", arrays["split_at"].shape, (np.uint8,)),
+        ("node", (trees, LEAVES - 1), (np.uint16,)),
+        ("mask", (trees, LEAVES - 1), (np.uint16,)),
+        ("value", (trees, LEAVES), (np.int16, np.float32)),
+    ):
+        array = arrays[name]
+        if array.shape[: len(shape)] != shape or (dtypes and (array.shape != shape or array.dtype not in dtypes)):
+            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}")
+    value = arrays["value"]
+    whole = {
+        "split_feature": inputs[arrays["split_feature"]].astype(np.uint8),
+        "split_at": arrays["split_at"],
+        "node": arrays["node"],
+        "mask": arrays["mask"],
+        "value": value.astype(np.float32) * np.float32(LEAF_STEP) if value.dtype == np.int16 else value,
+    }
+    ends = np.cumsum(count.ravel()).reshape(count.shape)
+    sizes = inputs[: arrays["low"].shape[1]]
+    models = []
+    for number in range(categories):
+        forests = [
+            _trees(whole, arrays["base"][number, at : at + 1], ends[number, at] - count[number, at], ends[number, at])
+            for at in range(len(_FORESTS))
+        ]
+        models.append(
+            CategoryModel(
+                arrays["tiles"][number],
+                _placed(arrays["coefficients"][number], terms, len(TERMS), 0.0),
+                _placed(arrays["low"][number], sizes, len(INPUTS), -_ANY)[:SIZES],
+                _placed(arrays["high"][number], sizes, len(INPUTS), _ANY)[:SIZES],
+                *forests,
+            )
+        )
+    return models
+
+
+def _trees(whole: dict[str, npt.NDArray[Any]], base: npt.NDArray[Any], start: int, end: int) -> Trees:
+    """One forest of the file, with the conditions that it uses."""
+    used, node = np.unique(whole["node"][start:end], return_inverse=True)
+    return Trees(
+        base=base,
+        split_feature=whole["split_feature"][used],
+        split_at=whole["split_at"][used],
+        node=node.reshape(-1, LEAVES - 1).astype(np.uint16),
+        mask=whole["mask"][start:end],
+        value=whole["value"][start:end],
+    )
 
 
 def _placed(values: npt.NDArray[Any], places: Places, size: int, missing: float) -> npt.NDArray[Any]:

@@ -21,9 +21,14 @@ import numpy.typing as npt
 LEAVES: Final = 16
 """Leaves of a tree at most."""
 
-_ALL: Final = np.uint16(0xFFFF)
-_CHUNK_CELLS: Final = 2_000_000
-"""Cells (rows x trees or conditions) that are evaluated at a time: bounds the memory to some 30 MB."""
+NO_NODE: Final = np.uint16(0xFFFF)
+"""The mask where a tree has no node: it takes no leaf away."""
+
+LEAF_STEP: Final = 2.0**-11
+"""Grown leaves are multiples of this: in a compressed file they take half the room of any other numbers."""
+
+_CHUNK_CELLS: Final = 200_000
+"""Cells (rows x trees or conditions) that are evaluated at a time: what stays in a processor's second cache."""
 
 _REACH: Final = 40.0
 """The largest sum that trees may make: its exponential stays finite."""
@@ -44,7 +49,7 @@ class Trees:
         split_feature: the feature of each distinct condition ``feature <= threshold``, shape (splits,).
         split_at: its threshold, shape (splits,).
         node: the condition of each inner node, shape (trees, LEAVES - 1).
-        mask: the leaves that are left when it is false, one bit each; same shape. All ones where there is no node.
+        mask: the leaves that are left when it is false, one bit each; same shape. `NO_NODE` where there is none.
         value: what each leaf adds, shape (trees, LEAVES).
     """
 
@@ -101,13 +106,16 @@ class Trees:
             return out
         step = max(1, _CHUNK_CELLS // max(len(self.node), len(self.split_at), 1))
         first_value = np.arange(len(self.node))[:, None] * LEAVES
+        nodes, masks = np.ascontiguousarray(self.node.T), np.ascontiguousarray(self.mask.T)
         for start in range(0, len(features), step):
             # conditions by rows: each is looked up by many trees, as one stretch of memory
             columns = features[start : start + step].T[self.split_feature]
-            held = np.where(columns <= self.split_at[:, None], _ALL, np.uint16(0))
-            left = np.full((len(self.node), columns.shape[1]), _ALL)
-            for node, mask in zip(self.node.T, self.mask.T, strict=True):
-                left &= held[node] | mask[:, None]
+            held = np.where(columns <= self.split_at[:, None], NO_NODE, np.uint16(0))
+            left = np.full((len(self.node), columns.shape[1]), NO_NODE)
+            kept = np.empty_like(left)
+            for node, mask in zip(nodes, masks, strict=True):
+                np.take(held, node, axis=0, out=kept, mode="clip")  # the mode that needs no buffer
+                left &= np.bitwise_or(kept, mask[:, None], out=kept)
             leaves = self.value.ravel()[first_value + _LOWEST_BIT[left]]
             out[start : start + step] += leaves.sum(axis=0, dtype=np.float64)
         return out

@@ -3,13 +3,13 @@
 For each category of work: tile sizes by grid search, a roofline by least squares with coefficients that are not
 negative, then boosted trees on the logarithm of what it leaves. Both minimise *relative* errors, and a kernel counts
 more the larger its share of its net is: what is judged is the sum. Nets are held out whole to learn how large the
-errors are.
+errors are, and categories with larger errors get more of the trees that a file holds.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,7 +23,7 @@ from graphopt.cost.learned_file import packed
 from graphopt.cost.trees import LEAVES, Real, Single, Trees
 from graphopt.cost.workload import Workload
 from graphopt.errors import ConfigError, ModelError
-from graphopt.measure.forest import boosted
+from graphopt.measure.forest import boosted, thresholds
 from graphopt.targets.target import Target
 
 TILES: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -38,13 +38,16 @@ nothing of a Concat. Far strides are so in every category."""
 
 MIN_APART: Final = 60
 
-TREES: Final = 600
-"""Trees of a category at most."""
-
-FOLDS: Final = 4
+FOLDS: Final = 3
 _KERNELS_PER_TREE: Final = 5
-_ALL_TREES: Final = 1850
-"""Trees of all categories together: about 80 bytes each in a file of at most 200 kB."""
+"""Of all categories together; ``_KERNELS_PER_TREE_OF_ONE`` of a single one."""
+
+_KERNELS_PER_TREE_OF_ONE: Final = 2
+_ALL_TREES: Final = 4700
+"""Trees of all categories together: about 40 bytes each in a file of at most 200 kB."""
+
+_ERROR_POWER: Final = 2 / 3
+"""Twice the error of a category gives it 1.6 times the trees."""
 
 _RATE: Final = 0.1
 _SPREAD_TREES: Final = 20
@@ -96,50 +99,60 @@ class _Roofline:
         return terms(columns, int(self.tiles[0]), int(self.tiles[1])) * self.coefficients
 
 
-def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = TREES) -> Learned:
+def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_TREES) -> Learned:
     """Fit an estimator. The same kernels in the same order always give the same one.
 
     Args:
         kernels: measured kernels of many nets.
         target: what they ran on; its precision and on-chip memory enter the features.
-        trees: of each category at most; fewer where there are few kernels.
+        trees: of all categories at most; fewer where there are few kernels, or the file would be too large.
 
     Raises:
         ModelError: when no category has `MIN_KERNELS` kernels, or a latency is no finite number.
     """
-    wanted = sum(min(trees, count // _KERNELS_PER_TREE) for count in Counter(_names(kernels)).values())
-    budget = min(_ALL_TREES, wanted)
+    data = _data(kernels, target)
+    names = np.array(_names(kernels))
+    parts = {name: data.where(names == name) for name in sorted(set(names.tolist()))}
+    parts = {name: part for name, part in parts.items() if len(part.net) >= MIN_KERNELS}
+    if not parts:
+        raise ModelError(
+            f"{len(kernels)} measured kernels are too few to learn from; {MIN_KERNELS} of one category are the least"
+        )
+    at = thresholds([inputs(part.columns, _roofline(part).parts_us(part.columns), target) for part in parts.values()])
+    budget = min(trees, sum(len(part.net) for part in parts.values()) // _KERNELS_PER_TREE)
+    count = _shared(budget // 2, {name: float(len(part.net)) for name, part in parts.items()}, parts)
+    errors = {name: _held_out(part, target, at, count[name]) for name, part in parts.items()}
+    size = {name: float((part.weight * np.minimum(np.abs(errors[name]), 1.0)).sum()) for name, part in parts.items()}
+    wanted = {name: total**_ERROR_POWER for name, total in size.items()}
     while True:
-        learned = _fit(kernels, target, trees, budget)
+        count = _shared(budget, wanted, parts)
+        models, sigma = {}, np.zeros(len(kernels))
+        held_out = np.full(len(kernels), np.nan)
+        for name, part in parts.items():
+            models[name], sigma[names == name] = _category(part, target, at, count[name], errors[name])
+            held_out[names == name] = errors[name]
+        learned = Learned(models, _correlation(data, held_out, sigma))
         try:
             packed(learned)
         except ConfigError:  # thresholds that do not recur take more room
             if budget < MIN_KERNELS:
                 raise
-            budget = budget * 7 // 8
+            budget = budget * 15 // 16
         else:
             return learned
 
 
-def _fit(kernels: Sequence[MeasuredKernel], target: Target, trees: int, budget: int) -> Learned:
-    """Fit with so many trees in one category, and in all together."""
-    data = _data(kernels, target)
-    names = _names(kernels)
-    category = np.array(names)
-    models: dict[str, CategoryModel] = {}
-    held_out, sigma = np.full(len(kernels), np.nan), np.zeros(len(kernels))
-    counts = Counter(names)
-    wanted = {name: min(trees, count // _KERNELS_PER_TREE) for name, count in counts.items() if count >= MIN_KERNELS}
-    scale = min(1.0, budget / max(sum(wanted.values()), 1))
-    for name in sorted(wanted):
-        which = category == name
-        count = max(int(wanted[name] * scale), 1)
-        models[name], held_out[which], sigma[which] = _fit_category(data.where(which), target, count)
-    if not models:
-        raise ModelError(
-            f"{len(kernels)} measured kernels are too few to learn from; {MIN_KERNELS} of one category are the least"
-        )
-    return Learned(models, _correlation(data, held_out, sigma))
+def _shared(budget: int, wanted: Mapping[str, float], parts: Mapping[str, _Data]) -> dict[str, int]:
+    """Trees of each category as it is wanted, but none without kernels for them; at least one."""
+    most = {name: len(part.net) / _KERNELS_PER_TREE_OF_ONE for name, part in parts.items()}
+    given = dict.fromkeys(parts, 0.0)
+    for _ in parts:  # what some cannot take goes to the others
+        left = budget - sum(given.values())
+        open_to_more = [name for name in parts if given[name] < most[name]]
+        share = left / max(sum(wanted[name] for name in open_to_more), 1e-30)
+        for name in open_to_more:
+            given[name] = min(given[name] + wanted[name] * share, most[name])
+    return {name: max(int(given[name]), 1) for name in parts}
 
 
 def _names(kernels: Sequence[MeasuredKernel]) -> list[str]:
@@ -171,39 +184,43 @@ def _data(kernels: Sequence[MeasuredKernel], target: Target) -> _Data:
     return _Data(columns, np.maximum(latency, floor), net, weight)
 
 
-def _fit_category(data: _Data, target: Target, trees: int) -> tuple[CategoryModel, Real, Real]:
-    """Return the model; for each kernel the log error of a model that never saw its net; and the model's one sigma."""
-    errors = np.zeros(len(data.net))
-    fold = data.net % FOLDS
-    for number in range(FOLDS):
-        out = fold == number
-        if out.any() and not out.all():
-            errors[out] = _held_out(data.where(~out), data.where(out), target, trees)
-    roofline, grown, seen = _learn(data, target, trees)
-    spread = _spread(seen, errors, data.weight)
+def _category(
+    data: _Data, target: Target, at: Sequence[Single], trees: int, errors: Real
+) -> tuple[CategoryModel, Real]:
+    """Return the model, and its one sigma of each kernel, given the log errors of a model that never saw its net."""
+    roofline, grown, seen = _learn(data, target, at, trees)
+    spread = _spread(seen, errors, data.weight, at)
     sizes = seen[:, :SIZES]
     model = CategoryModel(
         roofline.tiles, roofline.coefficients, sizes.min(axis=0), sizes.max(axis=0), trees=grown, spread=spread
     )
-    return model, errors, np.exp(spread.predict(seen))
+    return model, np.exp(spread.predict(seen))
 
 
-def _held_out(known: _Data, unknown: _Data, target: Target, trees: int) -> Real:
-    """Logarithm of predicted over measured latency, of kernels that the prediction does not know."""
-    roofline, grown, _ = _learn(known, target, trees)
-    parts = roofline.parts_us(unknown.columns)
-    predicted = np.log(np.maximum(added(parts), LEAST_US)) + grown.predict(inputs(unknown.columns, parts, target))
-    return np.asarray(predicted - np.log(unknown.latency_us))
+def _held_out(data: _Data, target: Target, at: Sequence[Single], trees: int) -> Real:
+    """Logarithm of predicted over measured latency, by models that never saw a kernel's net."""
+    errors = np.zeros(len(data.net))
+    fold = data.net % FOLDS
+    for number in range(FOLDS):
+        out = fold == number
+        if not out.any() or out.all():
+            continue
+        roofline, grown, _ = _learn(data.where(~out), target, at, trees)
+        unknown = data.where(out)
+        parts = roofline.parts_us(unknown.columns)
+        left = grown.predict(inputs(unknown.columns, parts, target))
+        errors[out] = np.log(np.maximum(added(parts), LEAST_US)) + left - np.log(unknown.latency_us)
+    return errors
 
 
-def _learn(data: _Data, target: Target, trees: int) -> tuple[_Roofline, Trees, Single]:
+def _learn(data: _Data, target: Target, at: Sequence[Single], trees: int) -> tuple[_Roofline, Trees, Single]:
     """Return the roofline, the trees on what it leaves, and what the trees saw."""
     roofline = _roofline(data)
     parts = roofline.parts_us(data.columns)
     seen = inputs(data.columns, parts, target)
     # rounded: where the roofline is exact, there is nothing for trees to learn
     left = np.asarray(np.round(np.log(data.latency_us / np.maximum(added(parts), LEAST_US)), 6), np.float64)
-    return roofline, boosted(seen, left, data.weight, trees=trees, leaves=LEAVES, learning_rate=_RATE), seen
+    return roofline, boosted(seen, left, data.weight, at, trees=trees, leaves=LEAVES, learning_rate=_RATE), seen
 
 
 def _roofline(data: _Data) -> _Roofline:
@@ -225,11 +242,11 @@ def _roofline(data: _Data) -> _Roofline:
     return best
 
 
-def _spread(seen: Single, errors: Real, weight: Real) -> Trees:
+def _spread(seen: Single, errors: Real, weight: Real, at: Sequence[Single]) -> Trees:
     """Trees for the logarithm of one sigma: shaped by the held-out errors, scaled to cover 68 % of them."""
     size = np.abs(errors)
     goal = np.log(np.maximum(size, max(0.1 * float(np.median(size)), _LEAST_ERROR)))
-    trees = boosted(seen, goal, weight, trees=_SPREAD_TREES, leaves=8, learning_rate=_RATE)
+    trees = boosted(seen, goal, weight, at, trees=_SPREAD_TREES, leaves=8, learning_rate=_RATE)
     covering = float(np.quantile(size / np.exp(trees.predict(seen)), _ONE_SIGMA))
     return replace(trees, base=np.asarray(trees.base + np.log(max(covering, _LEAST_ERROR)), np.float32))
 

@@ -85,7 +85,8 @@ def test_a_file_comes_back_as_it_was_and_has_no_clock() -> None:
     loads = [conv(16, 24)]
     assert back.predict(loads, NPU)[0].latency_us == learned().predict(loads, NPU)[0].latency_us  # type: ignore[union-attr]
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        assert file["conv-kxk.tiles"].tolist() == [8, 8]
+        assert file["tiles"].tolist() == [[8, 8]] * 6
+        assert sorted(file["split_at"].tolist()) == [1.25, 3.0, 5.0]  # stored once
 
 
 def rewritten(change: Callable[[dict[str, Any]], Any]) -> bytes:
@@ -134,11 +135,11 @@ def test_a_file_with_fewer_names_in_another_order_says_the_same() -> None:
     def change(arrays: dict[str, Any]) -> None:
         arrays["inputs"], arrays["terms"] = arrays["inputs"][inputs], arrays["terms"][terms]
         for name, array in arrays.items():
-            if name.endswith(".coefficients"):
-                arrays[name] = (array * cheap)[terms]
-            elif name.endswith((".low", ".high")):
-                arrays[name] = array[inputs[: SIZES - 1]]
-            elif name.endswith(".split_feature"):
+            if name == "coefficients":
+                arrays[name] = np.ascontiguousarray((array * cheap)[:, terms])
+            elif name in ("low", "high"):
+                arrays[name] = np.ascontiguousarray(array[:, inputs[: SIZES - 1]])
+            elif name == "split_feature":
                 arrays[name] = np.array([inputs.tolist().index(place) for place in array], np.uint8)
 
     old = unpacked(rewritten(change), "old.npz")
@@ -161,20 +162,28 @@ def test_a_file_with_fewer_names_in_another_order_says_the_same() -> None:
         (zipped("a.npy", bytes(5_000_000)), "unpacks to more"),
         (zipped("a.npy", b"\x93NUMPY\x01\x00" + b"\xff" * 40), "not an .npz"),
         (lying_header(), "not as its header says"),
-        (rewritten(lambda a: a.pop("correlation")), "correlation: must be one number"),
+        (rewritten(lambda a: a.pop("correlation")), "missing or unknown: correlation"),
+        (rewritten(lambda a: a.update(more=a["mask"])), "missing or unknown: more"),
         (rewritten(cut("correlation", 0, np.nan)), "correlation: must be one number"),
         (rewritten(lambda a: a.update(terms=np.array(["macs"]))), "terms: made by another version"),
-        (rewritten(lambda a: a.pop("conv-1x1.trees.mask")), "conv-1x1: missing or unknown: trees.mask"),
-        (rewritten(lambda a: a.update({"conv-9x9.tiles": a["conv-1x1.tiles"]})), "conv-9x9: no category"),
-        (rewritten(cut("matmul.coefficients", 0, -1)), "matmul: .* not negative"),
-        (rewritten(cut("matmul.coefficients", 0, np.inf)), "matmul: a number is not finite"),
-        (rewritten(cut("matmul.tiles", 0, 0)), "matmul: tiles must be positive"),
-        (rewritten(cut("reduce.trees.node", (0, 0), 77)), "reduce: trees: node names a split"),
-        (rewritten(lambda a: a.update({"reduce.low": a["reduce.low"][1:]})), "reduce: .* float32.11. for 10 names"),
         (rewritten(cut("inputs", 0, "log x")), "inputs: made by another version"),
         (rewritten(cut("inputs", 0, "log groups")), "inputs: made by another version"),
-        (rewritten(cut("reduce.trees.split_feature", 0, 200)), "reduce: .* out of bounds"),
-        (rewritten(lambda a: a.update({"reduce.trees.split_feature": np.array([-1, 0, 1])})), "split_feature is int64"),
+        (rewritten(cut("categories", 0, "conv-9x9")), "conv-9x9: no category"),
+        (rewritten(cut("categories", 0, "reduce")), "reduce: no category"),
+        (rewritten(lambda a: a.update(categories=a["categories"][1:])), "do not fit together: tiles is int64.6, 2."),
+        (rewritten(cut("coefficients", (4, 0), -1)), "matmul: .* not negative"),
+        (rewritten(cut("coefficients", (4, 0), np.inf)), "matmul: a number is not finite"),
+        (rewritten(cut("tiles", (4, 0), 0)), "matmul: tiles must be positive"),
+        (rewritten(cut("base", (5, 0), np.nan)), "reduce: trees: a number is not finite"),
+        (rewritten(cut("count", (5, 0), 4)), "count does not add up to the 18 trees"),
+        (rewritten(cut("count", (5, slice(None)), (4, -1))), "count does not add up to the 18 trees"),
+        (rewritten(cut("node", (15, 0), 77)), "do not fit together: .* out of bounds"),
+        (rewritten(cut("mask", (15, 0), 0)), "reduce: trees: mask leaves a row without a leaf"),
+        (rewritten(cut("split_feature", 0, 200)), "do not fit together: .* out of bounds"),
+        (rewritten(lambda a: a.update(split_feature=np.array([-1, 0, 1]))), "split_feature is int64"),
+        (rewritten(lambda a: a.update(value=a["value"][1:])), "do not fit together: value is "),
+        (rewritten(lambda a: a.update(low=np.ascontiguousarray(a["low"][:, 1:]))), "float32.11. for 10 names"),
+        (rewritten(lambda a: a.update(low=a["low"][0])), "low is float32.11."),
         (rewritten(lambda a: a.update(correlation=np.array(["x"], dtype=object))), "not an .npz"),
     ],
 )

@@ -18,7 +18,7 @@ from graphopt.errors import ConfigError, did_you_mean
 from graphopt.measure.nets import blocks, heads
 from graphopt.measure.nets.blocks import Block, round_width
 from graphopt.measure.nets.builder import Map, NetBuilder
-from graphopt.measure.nets.parts import random_paddings, random_part
+from graphopt.measure.nets.parts import random_paddings, random_part, random_stem
 
 MakeBlock = Callable[[NetBuilder, str, Block], str]
 
@@ -72,8 +72,8 @@ def random_net(seed: int, family: str = "mixed") -> onnx.ModelProto:
     Args:
         seed: which one, 0 or more.
         family: ``mixed``, all kinds of nets; ``mobilenet``, one MobileNetV2 at 96x96 whose widths alone vary;
-            ``parts``, single ops that whole nets seldom have, between convolutions; or ``parts-padding``, many
-            paddings of channels.
+            ``parts``, single ops that whole nets seldom have, between convolutions; ``parts-padding``, many
+            paddings of channels; ``parts-stem``, stems of far strides; or ``single``, a layer or two.
 
     Raises:
         ConfigError: when there is no such family.
@@ -256,5 +256,7 @@ FAMILIES: Final[dict[str, Callable[[np.random.Generator, int], NetBuilder]]] = {
     "mobilenet": _mobilenet,
     "parts-padding": random_paddings,
     "parts": random_part,
+    "parts-stem": random_stem,
+    "single": _layers,
 }
 """Families of nets by name."""
