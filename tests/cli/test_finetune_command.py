@@ -10,8 +10,12 @@ import onnx
 import pytest
 
 import graphopt.train
+from graphopt import finetuning
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import save
+from graphopt.pipeline import optimize
+from graphopt.resources import sample_models_dir
+from graphopt.results import Options
 from graphopt.verification.session import Session
 from graphopt.weights.calibration import calibration_from_arrays
 from graphopt.weights.sized import Frame, fit
@@ -71,6 +75,30 @@ def test_what_was_spoiled_comes_nearer_and_the_same_every_time(
     metadata = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
     assert metadata["graphopt.plan"] == "sha256:1"
     assert metadata["graphopt.finetuned"].startswith(f"{values['loss']}; seed 1; 20 epochs; data sha256:")
+
+
+def test_where_a_rate_makes_it_no_better_the_next_one_begins_anew(
+    run, original: Path, start: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetuning, "LEARNING_RATES", (50.0, 0.02, 0.01))
+    given = ("--teacher", original, "--calibration", data, "--epochs", "4", "--json")
+    values = json.loads(run("finetune", start, "-o", tmp_path / "out.onnx", *given).stdout)
+    assert (values["kept"], values["steps"]) == (True, 8)
+    assert values["notes"] == ["a learning rate of 50 made it no better on held-out samples"]
+    run("finetune", start, "-o", tmp_path / "again.onnx", *given, "--learning-rate", "0.02")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_defaults_help_where_samples_are_few(run, tmp_path: Path) -> None:
+    """The classifier at three quarters of its channels, repaired: a rate that is too high makes it worse than that."""
+    model, data = sample_models_dir() / "fashion_classifier.onnx", sample_models_dir() / "fashion_calibration.npz"
+    options = Options(allow="retrain", depth_multipliers=(0.75,), calibration=str(data), max_evaluations=500)
+    optimize(model, tmp_path / "small.onnx", options)
+    given = ("--teacher", model, "--calibration", data, "-o", tmp_path / "out.onnx", "--json")
+    values = json.loads(run("finetune", tmp_path / "small.onnx", *given).stdout)
+    assert values["kept"]
+    assert values["after"]["value"] < 0.95 * values["before"]["value"]
 
 
 @pytest.mark.parametrize("learn", ["teacher", "both"])
