@@ -54,7 +54,7 @@ class Campaign:
         seed: of the first one.
         jobs: processes that measure.
         adaptive: whether later nets are those on which the estimator is least sure.
-        parts: small nets around single ops that supplement them, and for every three one of many paddings.
+        parts: small nets around single ops that supplement them; of other kinds there are as many as `PARTS` says.
     """
 
     choice: Choice
@@ -75,8 +75,9 @@ class Campaign:
     @property
     def part_keys(self) -> list[str]:
         """The nets of the supplement."""
-        counts = zip(PARTS, (self.parts, self.parts // 3), strict=True)
-        return [random_key(family, self.seed + i) for family, count in counts for i in range(count)]
+        return [
+            random_key(family, self.seed + i) for family, share in PARTS.items() for i in range(self.parts // share)
+        ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

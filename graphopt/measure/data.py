@@ -23,8 +23,12 @@ from graphopt.targets.target import Target
 LAYER_WEIGHT: Final = 0.3
 """How much a kernel of a net of one or two kernels counts: in a real net it would find its input on the chip."""
 
-PARTS: Final = ("parts", "parts-padding")
-"""The families of nets that are a supplement (`graphopt.measure.nets.parts`)."""
+SINGLE: Final = "single"
+"""The family of nets that are a layer or two."""
+
+PARTS: Final = {"parts": 1, "parts-padding": 2, "parts-stem": 6, SINGLE: 3}
+"""The families of nets that are a supplement (`graphopt.measure.nets.parts`), and for how many of the first there is
+one of each."""
 
 PART_WEIGHT: Final = 0.5
 """How much a kernel counts there if whole nets have few of its kind."""
@@ -127,7 +131,8 @@ def measured_kernels(nets: Iterable[MeasuredNet]) -> list[MeasuredKernel]:
 
 
 def _weight(net: MeasuredNet, load: Workload) -> float:
-    if net.key.partition(":")[0] in PARTS:
+    family = net.key.partition(":")[0]
+    if family in PARTS and family != SINGLE:
         usual = load.category in _EVERYWHERE and max(load.stride_height, load.stride_width) <= FAR
         return SURROUNDING_WEIGHT if usual else PART_WEIGHT
     return LAYER_WEIGHT if net.is_isolated else 1.0

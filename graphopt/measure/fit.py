@@ -49,7 +49,7 @@ _ALL_TREES: Final = 4700
 _ERROR_POWER: Final = 2 / 3
 """Twice the error of a category gives it 1.6 times the trees."""
 
-_RATE: Final = 0.1
+_RATE: Final = 0.15
 _SPREAD_TREES: Final = 20
 _LEAST_ERROR: Final = 1e-3
 _FLOOR: Final = 1e-3

@@ -131,12 +131,15 @@ def test_test_and_validation_nets_are_never_trained_on(tmp_path: Path) -> None:
 
 def test_parts_supplement_the_nets_at_low_weight(tmp_path: Path) -> None:
     campaign = plan(parts=6)
-    assert campaign.part_keys == [*(f"parts:{seed}" for seed in range(6)), "parts-padding:0", "parts-padding:1"]
+    others = ["parts-padding:0", "parts-padding:1", "parts-padding:2", "parts-stem:0", "single:0", "single:1"]
+    assert campaign.part_keys == [*(f"parts:{seed}" for seed in range(6)), *others]
     journal = filled(tmp_path, [*(f"mixed:{seed}" for seed in range(4)), *campaign.part_keys])
     assert len(c.training_entries(journal, "mixed")) == 4
     kernels = measured_kernels(measured_nets(journal, TARGET))
     weights = {kernel.net: kernel.weight for kernel in kernels if kernel.load.category == "conv-1x1"}
     assert weights["mixed:1"] > 10 * weights["parts-padding:0"] > 0
+    (kernel,) = measured_kernels(measured_nets(filled(tmp_path / "one", ["single:1"]), TARGET))
+    assert kernel.weight == LAYER_WEIGHT  # as in a net of the mixed family that is a layer
     assert {kernel.weight for kernel in kernels if kernel.load.op_type == "Pad"} == {PART_WEIGHT}
 
 

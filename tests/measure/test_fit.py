@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from graphopt.cost.categories import Category
 from graphopt.cost.learned import Learned
 from graphopt.cost.learned_file import MAX_BYTES, packed, unpacked
+from graphopt.cost.trees import LEAF_STEP
 from graphopt.cost.workload import Workload
 from graphopt.errors import ModelError
 from graphopt.measure.fit import MIN_KERNELS, MeasuredKernel, fit
+from graphopt.measure.forest import THRESHOLDS, boosted, thresholds
 from graphopt.targets.target import load_target
 
 pytest.importorskip("lightgbm", reason="lightgbm (graphopt[measure]) is not installed")
@@ -94,6 +97,22 @@ def test_one_sigma_covers_two_thirds_of_what_was_never_seen() -> None:
     assert 0.5 < np.mean(covered) < 0.86
 
 
+def test_what_is_harder_to_tell_gets_more_trees(exact: Learned) -> None:
+    kernels = nets(1, 60)
+    generator = np.random.default_rng(5)
+    noisy = [
+        replace(kernel, latency_us=kernel.latency_us * float(np.exp(generator.normal() * 0.3)))
+        if kernel.load.category == "conv-1x1" else kernel
+        for kernel in kernels
+    ]  # fmt: skip
+    plain, harder = (
+        {name: len(model.trees.node) for name, model in learned.categories.items()}
+        for learned in (exact, fit(noisy, NPU))
+    )
+    assert harder["conv-1x1"] / harder["conv-kxk"] > 2 * plain["conv-1x1"] / plain["conv-kxk"]
+    assert sum(harder.values()) <= len(kernels) // 5
+
+
 def test_what_is_rare_or_never_varies_is_dealt_with(exact: Learned) -> None:
     kernels = nets(1, 60)
     pool = Workload("vector", vector_ops=100, category="pool", input_elements=400, output_elements=100)
@@ -121,6 +140,24 @@ def test_moves_of_many_kernels_are_learned_apart_and_rare_ones_together() -> Non
     learned = fit([*kernels, *moves("Slice", 20, 1e-4)], NPU)
     assert learned.categories.keys() == {"copy", "copy:Concat", "copy:Pad"}
     assert np.abs(off(learned, kernels)[0]).max() < 0.05
+
+
+def test_trees_split_at_shared_thresholds_between_values_that_occur() -> None:
+    generator = np.random.default_rng(0)
+    few = np.array([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]], np.float32)
+    many = np.stack([generator.choice([1.0, 2.0, 4.0], 900), generator.normal(size=900)], axis=1).astype(np.float32)
+    at = thresholds([few, many])
+    assert at[0].tolist() == [1.5, 3.0]
+    assert 0.9 * THRESHOLDS < len(at[1]) <= THRESHOLDS  # some meet in half precision
+    below = np.mean(many[:, 1, None] <= at[1], axis=0)
+    assert np.abs(np.diff([0, *below, 1])).max() < 0.05  # quantiles
+    goal = np.where(many[:, 0] > 1.5, 1.0, 0.0) + np.where(many[:, 1] > at[1][20], 0.5, 0.0)
+    grown = boosted(many, goal, np.ones(900), at, trees=60, leaves=4, learning_rate=0.2)
+    assert np.abs(grown.predict(many) - goal).max() < 0.01
+    assert set(zip(grown.split_feature.tolist(), grown.split_at.tolist(), strict=True)) <= {
+        (feature, float(value)) for feature, own in enumerate(at) for value in own
+    }
+    assert (grown.value / LEAF_STEP % 1 == 0).all()
 
 
 def test_what_does_not_fit_into_a_file_gets_fewer_trees(exact: Learned, monkeypatch: pytest.MonkeyPatch) -> None:

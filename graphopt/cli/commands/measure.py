@@ -70,8 +70,9 @@ def command() -> None:
 )
 @click.option(
     "--parts", type=click.IntRange(min=0), metavar="N",
-    help="Small nets around ops that whole nets seldom have, to learn from at low weight, and N/3 of channel paddings "
-    "[default: as many as NETS for a backend that computes (vela), 0 for one that takes time].",
+    help="Small nets around ops that whole nets seldom have, to learn from at low weight; besides N/2 of channel "
+    "paddings, N/6 stems of stride 4 and N/3 single layers [default: as many as NETS for a backend that computes "
+    "(vela), 0 for one that takes time].",
 )  # fmt: skip
 @click.option("--family", default="mixed", show_default=True, metavar="NAME", help="Of random nets: mixed, mobilenet.")
 @click.option(
