@@ -10,7 +10,6 @@ import onnx
 import pytest
 
 import graphopt.train
-from graphopt import finetuning
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.save import save
 from graphopt.pipeline import optimize
@@ -75,18 +74,6 @@ def test_what_was_spoiled_comes_nearer_and_the_same_every_time(
     metadata = {entry.key: entry.value for entry in onnx.load(out).metadata_props}
     assert metadata["graphopt.plan"] == "sha256:1"
     assert metadata["graphopt.finetuned"].startswith(f"{values['loss']}; seed 1; 20 epochs; data sha256:")
-
-
-def test_where_a_rate_makes_it_no_better_the_next_one_begins_anew(
-    run, original: Path, start: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finetuning, "LEARNING_RATES", (50.0, 0.02, 0.01))
-    given = ("--teacher", original, "--calibration", data, "--epochs", "4", "--json")
-    values = json.loads(run("finetune", start, "-o", tmp_path / "out.onnx", *given).stdout)
-    assert (values["kept"], values["steps"]) == (True, 8)
-    assert values["notes"] == ["a learning rate of 50 made it no better on held-out samples"]
-    run("finetune", start, "-o", tmp_path / "again.onnx", *given, "--learning-rate", "0.02")
-    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
 
 
 @pytest.mark.slow
