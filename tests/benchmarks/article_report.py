@@ -21,7 +21,7 @@ _ROW, _LEFT, _BARS = 26, 330, 430
 
 def rows(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any], dict[str, Any]]]:
     """Yield task, target, variant, the chosen attempt, and the whole entry, in reading order."""
-    for key in sorted(results, key=lambda key: (key.split("|")[0] != "detector", key)):
+    for key in sorted(results, key=lambda key: ("detector" not in key, key.split("|")[0], "npu-32" not in key, key)):
         entry = results[key]
         if "chosen" in entry:
             task, target, variant = key.split("|")
@@ -30,7 +30,7 @@ def rows(results: Mapping[str, Any]) -> Iterator[tuple[str, str, str, dict[str, 
 
 def show(results: Mapping[str, Any]) -> None:
     """Print everything."""
-    screen = Console(width=170, highlight=False)
+    screen = Console(width=190, highlight=False)
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("task, target", "variant", "x", "fused"):
         made.add_column(column)
