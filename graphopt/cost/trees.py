@@ -30,7 +30,7 @@ LEAF_STEP: Final = 2.0**-11
 _CHUNK_CELLS: Final = 200_000
 """Cells (rows x trees or conditions) that are evaluated at a time: what stays in a processor's second cache."""
 
-_REACH: Final = 40.0
+_REACH: Final = 100.0
 """The largest sum that trees may make: its exponential stays finite."""
 
 _WORDS: Final = np.arange(1 << 16)

@@ -43,8 +43,8 @@ _KERNELS_PER_TREE: Final = 5
 """Of all categories together; ``_KERNELS_PER_TREE_OF_ONE`` of a single one."""
 
 _KERNELS_PER_TREE_OF_ONE: Final = 2
-_ALL_TREES: Final = 4700
-"""Trees of all categories together: about 40 bytes each in a file of at most 200 kB."""
+_ALL_TREES: Final = 3700
+"""Trees of all categories together: about 50 bytes each in a file of at most 200 kB."""
 
 _ERROR_POWER: Final = 2 / 3
 """Twice the error of a category gives it 1.6 times the trees."""
@@ -79,15 +79,17 @@ class MeasuredKernel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Data:
-    """Measured kernels of one category, or all of them, as arrays with one entry for each kernel."""
+    """Measured kernels of one category, or all of them, as arrays with one entry for each kernel: ``own`` is the weight
+    that it came with, ``weight`` what it counts."""
 
     columns: Real
     latency_us: Real
     net: Whole
+    own: Real
     weight: Real
 
     def where(self, which: npt.NDArray[np.bool_]) -> _Data:
-        return _Data(self.columns[which], self.latency_us[which], self.net[which], self.weight[which])
+        return _Data(self.columns[which], self.latency_us[which], self.net[which], self.own[which], self.weight[which])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,8 +124,7 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_
     budget = min(trees, sum(len(part.net) for part in parts.values()) // _KERNELS_PER_TREE)
     count = _shared(budget // 2, {name: float(len(part.net)) for name, part in parts.items()}, parts)
     errors = {name: _held_out(part, target, at, count[name]) for name, part in parts.items()}
-    size = {name: float((part.weight * np.minimum(np.abs(errors[name]), 1.0)).sum()) for name, part in parts.items()}
-    wanted = {name: total**_ERROR_POWER for name, total in size.items()}
+    wanted = {name: _missed(part, errors[name]) ** _ERROR_POWER for name, part in parts.items()}
     while True:
         count = _shared(budget, wanted, parts)
         models, sigma = {}, np.zeros(len(kernels))
@@ -140,6 +141,11 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_
             budget = budget * 15 // 16
         else:
             return learned
+
+
+def _missed(data: _Data, errors: Real) -> float:
+    """How much of a category is not told yet, in whole nets: of a supplement there is as much as somebody made."""
+    return float((data.weight * np.minimum(np.abs(errors), 1.0))[data.own >= 1].sum()) + 1e-9
 
 
 def _shared(budget: int, wanted: Mapping[str, float], parts: Mapping[str, _Data]) -> dict[str, int]:
@@ -181,7 +187,7 @@ def _data(kernels: Sequence[MeasuredKernel], target: Target) -> _Data:
     root = np.sqrt(share)
     weight = own * (0.2 + root / max(float(root.mean()), 1e-30)) if len(kernels) else own
     floor = _FLOOR * float(np.median(latency)) if len(kernels) else 0.0
-    return _Data(columns, np.maximum(latency, floor), net, weight)
+    return _Data(columns, np.maximum(latency, floor), net, own, weight)
 
 
 def _category(

@@ -15,16 +15,19 @@ import numpy as np
 from graphopt.cost.trees import LEAF_STEP, LEAVES, NO_NODE, Real, Single, Trees
 from graphopt.errors import ModelError
 
-THRESHOLDS: Final = 63
-"""Thresholds for each input that all trees of an estimator choose from: those that recur take no room in its file.
-Twice or four times as many predict no better."""
+BY_RANK: Final = 63
+"""Thresholds for each input that all trees of an estimator choose from, as many values between one and the next: those
+that recur take no room in its file, and twice or four times as many predict no better."""
+
+BY_VALUE: Final = 32
+"""More of them, at even distances: few kernels are very large, but those are most of their nets."""
 
 _EXACT: Final = 2e-3
 """How far the sum of leaves may be from LightGBM's before they are rounded to `LEAF_STEP`."""
 
 
 def thresholds(tables: Sequence[Single]) -> list[Single]:
-    """Choose thresholds for each input: quantiles, a smaller table's rows counting for more.
+    """Choose thresholds for each input: by rank, a smaller table's rows counting for more, and by value.
 
     Args:
         tables: rows of inputs, shape (rows, inputs) each.
@@ -38,8 +41,11 @@ def thresholds(tables: Sequence[Single]) -> list[Single]:
     for column in rows.T:
         values, place = np.unique(column, return_inverse=True)
         below = np.cumsum(np.bincount(place, weight, minlength=len(values)))
-        wanted = np.arange(1, THRESHOLDS + 1) / (THRESHOLDS + 1) * below[-1]
-        last = np.arange(len(values)) if len(values) <= THRESHOLDS else np.searchsorted(below, wanted)
+        last = np.arange(len(values))
+        if len(values) > BY_RANK:
+            by_rank = np.searchsorted(below, np.arange(1, BY_RANK + 1) / (BY_RANK + 1) * below[-1])
+            by_value = np.searchsorted(values, np.linspace(values[0], values[-1], BY_VALUE + 2)[1:-1]) - 1
+            last = np.concatenate([by_rank, by_value])
         last = last[last < len(values) - 1]
         # of half precision: 11 bits take less room than 24
         between = ((values[last] + values[last + 1]) / 2).astype(np.float16)
@@ -70,7 +76,7 @@ def boosted(
         "objective": "regression",
         "num_leaves": leaves,
         "learning_rate": learning_rate,
-        "max_bin": THRESHOLDS + 1,
+        "max_bin": BY_RANK + BY_VALUE + 1,
         "min_data_in_bin": 1,
         "min_data_in_leaf": 5,
         "lambda_l2": 1.0,
