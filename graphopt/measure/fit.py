@@ -122,7 +122,8 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_
         )
     at = thresholds([inputs(part.columns, _roofline(part).parts_us(part.columns), target) for part in parts.values()])
     budget = min(trees, sum(len(part.net) for part in parts.values()) // _KERNELS_PER_TREE)
-    count = _shared(budget // 2, {name: float(len(part.net)) for name, part in parts.items()}, parts)
+    # half of what a file holds tells the errors; few noisy kernels have to be told with all the trees they get
+    count = _shared(min(budget, _ALL_TREES // 2), {name: float(len(part.net)) for name, part in parts.items()}, parts)
     errors = {name: _held_out(part, target, at, count[name]) for name, part in parts.items()}
     wanted = {name: _missed(part, errors[name]) ** _ERROR_POWER for name, part in parts.items()}
     while True:
