@@ -160,6 +160,7 @@ def missed(draft: Draft, options: Options) -> str:
         ("--max-parameter-bytes", after.parameter_bytes, bounds.parameter_bytes),
         ("--max-memory-bytes", after.memory_bytes, bounds.memory_bytes),
         ("--max-macs", after.macs, bounds.macs),
+        ("--max-energy-uj", after.energy_uj or 0.0, bounds.energy_uj),
         ("--max-drift", drift, options.max_drift),
     ):
         if bound is not None and value > bound:

@@ -33,7 +33,16 @@ from graphopt.ir.resize import Selection
 from graphopt.onnx_io.save import save
 from graphopt.outputs import staged
 from graphopt.plan import Plan, plan_to_toml
-from graphopt.prepare import Subject, check_repair_steps, find_catalog, find_rules, in_order, open_space, open_subject
+from graphopt.prepare import (
+    Subject,
+    check_energy,
+    check_repair_steps,
+    find_catalog,
+    find_rules,
+    in_order,
+    open_space,
+    open_subject,
+)
 from graphopt.results import DEFAULT_TARGET, OptimizeResult, Options, OrderView, RuleRefusal
 from graphopt.space.compiler import compile_table
 from graphopt.space.table import Candidates, CostTable
@@ -85,6 +94,7 @@ class Job:
         self.subject = subject or open_subject(
             model, options.target or DEFAULT_TARGET, input_shapes=options.input_shapes, original=original
         )
+        check_energy(options, self.subject.target)
         self.options = options = options.bounded(self.subject.source.before)
         if options.is_ordered:
             self.subject = in_order(self.subject)

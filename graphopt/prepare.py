@@ -19,6 +19,7 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.resolution.model import Resolution, at_size
 from graphopt.resolution.sizes import Shapes, Side, image_inputs
 from graphopt.results import Options
+from graphopt.search.goal import parse_objective
 from graphopt.space.space import Space, build_space
 from graphopt.targets.target import Target, load_target
 from graphopt.train import check_torch
@@ -168,6 +169,14 @@ def check_repair_steps(options: Options) -> None:
     if not options.repair:
         raise ConfigError("--repair-steps starts from repaired weights: leave --no-repair out")
     check_torch("--repair-steps")
+
+
+def check_energy(options: Options, target: Target) -> None:
+    """Raise :class:`ConfigError` where energy counts, and the target does not say what anything takes."""
+    counted = parse_objective(options.objective).quantities | options.constraints.bounds.keys() | options.shares.keys()
+    if "energy" in counted and not target.tells_energy:
+        keys = "energy_pj_per_mac and energy_pj_per_dram_byte"
+        raise ConfigError(f"energy: target {target.name!r} does not say what work takes: add {keys} to a target file")
 
 
 def find_rules(catalog: Catalog, target: Target, options: Options) -> tuple[Rule, ...]:

@@ -35,6 +35,7 @@ def amount(estimate: Estimate, quantity: Quantity) -> float:
         "parameters": estimate.parameter_bytes,
         "memory": estimate.memory_bytes,
         "macs": estimate.macs,
+        "energy": estimate.energy_uj or 0.0,
         "drift": 0.0,
     }
     return amounts[quantity]

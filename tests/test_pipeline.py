@@ -28,6 +28,7 @@ from graphopt.search.objective import Constraints
 from graphopt.space.memory import MemoryTable
 from graphopt.space.site import Knob
 from graphopt.space.table import INVALID, METRICS, CostTable, Variable
+from tests.targets.energy import telling
 
 SAMPLE = sample_models_dir() / "fashion_classifier.onnx"
 CALIBRATION = str(sample_models_dir() / "fashion_calibration.npz")
@@ -202,6 +203,28 @@ def test_a_share_bounds_as_the_amount_that_it_comes_to() -> None:
         assert getattr(share.after, name) <= bound < value
     tighter = replace(options, constraints=Constraints(latency_us=0.001), shares={"latency": 0.6})
     assert "--max-latency-us 0.001" in optimize(SAMPLE, None, tighter).reason
+
+
+def test_energy_is_minimised_and_bound_where_the_target_tells_it(tmp_path: Path) -> None:
+    options = Options(target=str(telling(tmp_path)), allow="retrain", verify=False)
+    fast = optimize(SAMPLE, None, options)
+    frugal = optimize(SAMPLE, None, replace(options, objective="energy", certify=True))
+    assert fast.before is not None
+    assert fast.after is not None
+    assert frugal.after is not None
+    assert fast.before.energy_uj == pytest.approx(0.3e-6 * fast.before.macs + 160e-6 * fast.before.dram_bytes)
+    assert frugal.after.energy_uj < min(fast.after.energy_uj, fast.before.energy_uj)
+    assert fast.after.latency_us < frugal.after.latency_us
+    assert frugal.certificate is not None
+    assert frugal.certificate.gap == 0
+    bounded = optimize(SAMPLE, None, replace(options, shares={"energy": 1.0}))
+    assert bounded.after is not None
+    assert bounded.after.energy_uj <= fast.before.energy_uj < fast.after.energy_uj
+    missed = optimize(SAMPLE, None, replace(options, constraints=Constraints(energy_uj=0.5)))
+    assert "--max-energy-uj 0.5" in missed.reason
+    for wish in ({"objective": "energy"}, {"shares": {"energy": 0.5}}, {"constraints": Constraints(energy_uj=1.0)}):
+        with pytest.raises(ConfigError, match="energy_pj_per_mac"):
+            optimize(SAMPLE, None, Options(**wish))
 
 
 def test_multiplier_is_chosen_under_a_constraint() -> None:

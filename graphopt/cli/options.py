@@ -284,10 +284,10 @@ rule_options = stacked(
 search_options = stacked(
     click.option(
         "--objective", type=ObjectiveText(), default="latency", show_default=True, metavar="WHAT",
-        help="What is minimised: latency, peak-memory, parameters, memory (parameters and peak activations), macs or "
-        "drift; a weighted sum of these, each relative to the original's, as latency=1,parameters=0.2; or one and "
-        "then, giving up some percent of it (1 where none is said), another, as latency+2%>parameters. With drift "
-        "(needs --calibration) every curated width is on offer.",
+        help="What is minimised: latency, peak-memory, parameters, memory (parameters and peak activations), macs, "
+        "energy or drift; a weighted sum of these, each relative to the original's, as latency=1,parameters=0.2; or "
+        "one and then, giving up some percent of it (1 where none is said), another, as latency+2%>parameters. With "
+        "drift (needs --calibration) every curated width is on offer.",
     ),
     click.option(
         "--max-latency-us", type=Bound(PositiveNumber()), metavar="US",
@@ -300,6 +300,10 @@ search_options = stacked(
         help="Upper bound for parameters and peak activations together, as 512KB or 50%.",
     ),
     click.option("--max-macs", type=Bound(Amount()), metavar="N", help="Upper bound, as 300M or 60%."),
+    click.option(
+        "--max-energy-uj", type=Bound(PositiveNumber()), metavar="UJ",
+        help="Upper bound, in microjoules or as 60%, on a target that says what a MAC and a byte take.",
+    ),
     click.option(
         "--max-evaluations", type=click.IntRange(min=1), metavar="N",
         help="Stop each search after N priced candidates [default: 200000].",

@@ -65,6 +65,7 @@ class Estimate:
         dram_bytes: bytes to and from DRAM.
         kernels: the kernels, in running order.
         uncertainty: of the latency, relative, one sigma; ``None`` on a target that learned nothing from measurements.
+        energy_uj: microjoules of work and DRAM traffic; ``None`` on a target that does not say what they take.
     """
 
     target: str
@@ -76,6 +77,7 @@ class Estimate:
     dram_bytes: int
     kernels: tuple[KernelEstimate, ...]
     uncertainty: float | None = None
+    energy_uj: float | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -122,16 +124,18 @@ def estimate(graph: Graph, target: Target) -> Estimate:
                 extrapolates=cost.extrapolates is not None and bool(cost.extrapolates),
             )
         )
+    macs, dram_bytes = (sum(getattr(kernel, name) for kernel in found) for name in ("macs", "dram_bytes"))
     return Estimate(
         target=target.name,
         latency_us=sum(kernel.latency_us for kernel in found),
-        macs=sum(kernel.macs for kernel in found),
+        macs=macs,
         parameters=sum(int(load.parameters) for load in loads),
         parameter_bytes=sum(kernel.parameter_bytes for kernel in found),
         peak_activation_bytes=peak_activation_bytes(graph, kernels, target),
-        dram_bytes=sum(kernel.dram_bytes for kernel in found),
+        dram_bytes=dram_bytes,
         kernels=tuple(found),
         uncertainty=_uncertainty(found, target),
+        energy_uj=target.energy_uj(float(macs), float(dram_bytes)) if target.tells_energy else None,
     )
 
 

@@ -15,6 +15,11 @@ def size(count: float) -> str:
     return _scaled(count, 1000, ("B", "kB", "MB", "GB", "TB"))
 
 
+def energy(microjoules: float) -> str:
+    """``12.3 uJ``, ``1.23 mJ``."""
+    return _scaled(microjoules, 1000, ("uJ", "mJ", "J"))
+
+
 def number(count: float) -> str:
     """``640``, ``2.23 M``."""
     return _scaled(count, 1000, ("", "k", "M", "G", "T"))

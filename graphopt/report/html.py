@@ -78,6 +78,7 @@ def _tiles(result: OptimizeResult) -> str:
         ("DRAM traffic", before.dram_bytes, after.dram_bytes, f.size),
         ("parameter memory", before.parameter_bytes, after.parameter_bytes, f.size),
         ("MACs", before.macs, after.macs, f.number),
+        *([] if before.energy_uj is None else [("energy", before.energy_uj, after.energy_uj or 0.0, f.energy)]),
     )
     tiles = []
     for name, old, new, shown in numbers:

@@ -88,7 +88,7 @@ def certificate_sentence(certificate: Certificate) -> str:
     reason = certificate.reason and f"; {certificate.reason}"
     if not math.isfinite(certificate.gap):
         return f"not known (no bound found{reason})"
-    shown = {"latency": f.latency, "macs": f.number}.get(certificate.objective, f.size)
+    shown = {"latency": f.latency, "macs": f.number, "energy": f.energy}.get(certificate.objective, f.size)
     if "=" in certificate.objective:
         shown = "{:.4g} of the original's".format
     percent = math.ceil(1e4 * certificate.gap - 1e-6) / 100  # upwards: it is a promise

@@ -30,6 +30,7 @@ HEADLINE = (
     "parameter_bytes",
     "macs",
     "dram_bytes",
+    "energy_uj",
 )
 """Numbers of an estimate that summaries show, in their order."""
 

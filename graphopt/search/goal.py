@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphopt.errors import ConfigError, did_you_mean
-from graphopt.space.table import DRIFT, LATENCY, MACS, METRICS, PARAMETER_BYTES
+from graphopt.space.table import DRIFT, ENERGY, LATENCY, MACS, METRICS, PARAMETER_BYTES
 
-Quantity = Literal["latency", "peak-memory", "parameters", "memory", "macs", "drift"]
+Quantity = Literal["latency", "peak-memory", "parameters", "memory", "macs", "energy", "drift"]
 """What can be minimised or bound. ``memory`` is parameters and peak activations together."""
 
 PEAK = METRICS + 1
@@ -24,6 +24,7 @@ TERMS: Mapping[Quantity, tuple[int, ...]] = {
     "parameters": (PARAMETER_BYTES,),
     "memory": (PARAMETER_BYTES, PEAK),
     "macs": (MACS,),
+    "energy": (ENERGY,),
     "drift": (DRIFT,),
 }
 """The metrics that add up to each quantity."""

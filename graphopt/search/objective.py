@@ -30,6 +30,7 @@ FIELDS: Mapping[Quantity, str] = {
     "parameters": "parameter_bytes",
     "memory": "memory_bytes",
     "macs": "macs",
+    "energy": "energy_uj",
     "drift": "drift",
 }
 """The field of `Constraints` that bounds each quantity."""
@@ -48,6 +49,7 @@ class Constraints:
     parameter_bytes: int | None = None
     memory_bytes: int | None = None
     macs: int | None = None
+    energy_uj: float | None = None
     drift: float | None = None
 
     @property
@@ -61,7 +63,7 @@ class Constraints:
         changes: dict[str, float] = {}
         for quantity, limit in limits.items():
             tight = min(limit, self.bounds.get(quantity, limit))
-            changes[FIELDS[quantity]] = tight if quantity in ("latency", "drift") else int(tight)
+            changes[FIELDS[quantity]] = tight if quantity in ("latency", "energy", "drift") else int(tight)
         return replace(self, **changes)  # type: ignore[arg-type]
 
 

@@ -107,7 +107,8 @@ class _Compiler:
         """Add the factors of all kernels, priced in one call."""
         costs = price_all([load for _, load, _ in self.unpriced], self.target)
         for (grid, load, when), cost in zip(self.unpriced, costs, strict=True):
-            rows = (cost.latency_us, cost.macs, load.parameter_bytes(self.target), cost.dram_bytes, 0, 0)
+            energy = self.target.energy_uj(np.asarray(cost.macs, float), np.asarray(cost.dram_bytes, float))
+            rows = (cost.latency_us, cost.macs, load.parameter_bytes(self.target), cost.dram_bytes, 0, 0, energy)
             table = np.stack([np.broadcast_to(np.asarray(row, float), grid.shape).ravel() for row in rows])
             self._add_factor(grid, table, when)
 

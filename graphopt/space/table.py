@@ -23,10 +23,10 @@ Candidates = npt.NDArray[np.int64]
 
 Metrics = npt.NDArray[np.float64]
 
-LATENCY, MACS, PARAMETER_BYTES, DRAM_BYTES, INVALID, DRIFT = range(6)
+LATENCY, MACS, PARAMETER_BYTES, DRAM_BYTES, INVALID, DRIFT, ENERGY = range(7)
 """Rows of a factor's table. ``INVALID`` counts combinations that must not be; ``DRIFT`` adds up measured drifts."""
 
-METRICS = 6
+METRICS = 7
 
 
 @dataclass(frozen=True, slots=True)

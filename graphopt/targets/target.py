@@ -40,6 +40,8 @@ _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
 _COUNTS: Final = ("parallelism_channels", "fuse_limit_channels", "on_chip_memory_kib")
 _QUANTITIES: Final = ("clock_mhz", "vector_elements_per_cycle", "dram_bandwidth_gb_per_s", "kernel_overhead_us")
 _MAY_BE_ZERO: Final = ("kernel_overhead_us",)
+_ENERGIES: Final = ("energy_pj_per_mac", "energy_pj_per_dram_byte")
+"""Numbers that a file may leave out, both together."""
 _MODE_NUMBERS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("dense", "weight-stationary"): ("array_rows", "array_columns"),
     ("dense", "vector"): ("dense_macs_per_cycle",),
@@ -137,6 +139,8 @@ class Target:
         sources: (key, where the number comes from) pairs.
         digest: SHA-256 of the file, hexadecimal, which names the estimator's; plans record it.
         left_to_cpu: op types that the chip cannot run, and leaves to the processor beside it: no rewrite may make one.
+        energy_pj_per_mac: picojoules of a multiply-accumulate, 0 where nobody said.
+        energy_pj_per_dram_byte: picojoules of a byte to or from DRAM, 0 where nobody said.
         estimator: what was learned from measurements, if anything was; the numbers above serve the rules all the same,
             and price what was not learned.
     """
@@ -161,6 +165,8 @@ class Target:
     sources: tuple[tuple[str, str], ...]
     digest: str
     left_to_cpu: frozenset[str] = frozenset()
+    energy_pj_per_mac: float = 0.0
+    energy_pj_per_dram_byte: float = 0.0
     estimator: EstimatorFile | None = None
 
     @property
@@ -177,6 +183,15 @@ class Target:
     def on_chip_bytes(self) -> int:
         """On-chip memory in bytes."""
         return self.on_chip_memory_kib * 1024
+
+    @property
+    def tells_energy(self) -> bool:
+        """Whether the file says what work and traffic take."""
+        return self.energy_pj_per_mac > 0
+
+    def energy_uj(self, macs: Any, dram_bytes: Any) -> Any:
+        """Energy of so much work and traffic, numbers or arrays, microjoules; idle power is not in it."""
+        return (macs * self.energy_pj_per_mac + dram_bytes * self.energy_pj_per_dram_byte) / 1e6
 
     @property
     def properties(self) -> Mapping[str, int | float | str]:
@@ -228,8 +243,10 @@ class _Checker:
     def target(self, digest: str) -> Target:
         modes = {key: self.choice(key) for key in _CHOICES}
         needed = [name for key in ("dense", "depthwise") for name in _MODE_NUMBERS.get((key, modes[key]), ())]
-        numbers = (*_COUNTS, *_QUANTITIES, *needed)
-        self.no_others(self.data, (*_TEXTS, *_CHOICES, *numbers, "fusion", "sources", "left_to_cpu", "estimator"), "")
+        energies = () if self.data.keys().isdisjoint(_ENERGIES) else _ENERGIES
+        numbers = (*_COUNTS, *_QUANTITIES, *needed, *energies)
+        optional = (*_ENERGIES, "left_to_cpu", "estimator")
+        self.no_others(self.data, (*_TEXTS, *_CHOICES, *numbers, "fusion", "sources", *optional), "")
         value = {name: self.number(name) for name in numbers}
         return Target(
             name=self.text("name"),
@@ -252,6 +269,7 @@ class _Checker:
             sources=self.sources(numbers),
             digest=digest,
             left_to_cpu=self.left_to_cpu(),
+            **{name: value[name] for name in energies},
             estimator=self.estimator() if "estimator" in self.data else None,
         )
 

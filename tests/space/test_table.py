@@ -22,10 +22,11 @@ from graphopt.search.exact import exact_search
 from graphopt.search.objective import Constraints, Scorer
 from graphopt.space.compiler import compile_table
 from graphopt.space.space import Space
-from graphopt.space.table import DRAM_BYTES, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable
+from graphopt.space.table import DRAM_BYTES, ENERGY, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable
 from graphopt.targets.target import Target, load_target
 from tests.cost.learner import learned, target_file
 from tests.cost.live_set import live_set
+from tests.targets.energy import telling
 from tests.weights.nets import net
 
 SAMPLE = sample_models_dir() / "fashion_classifier.onnx"
@@ -77,6 +78,7 @@ def check_prices(model: Path, options: Options, count: int) -> None:
         assert price[LATENCY] == pytest.approx(real.latency_us, rel=1e-9)
         assert price[MACS] == real.macs
         assert price[DRAM_BYTES] == real.dram_bytes
+        assert price[ENERGY] == pytest.approx(real.energy_uj or 0.0)
         assert table.peak_bytes(row[None])[0] == peak(graph, target)
         assert price[PARAMETER_BYTES] == real.parameter_bytes
 
@@ -93,6 +95,10 @@ def test_table_is_the_estimate_of_a_learned_target(tmp_path: Path) -> None:
     space, table, _ = priced(SAMPLE, options)
     analytic = compile_table(space, load_target("npu-32"))
     assert table.evaluate(table.default()[None])[LATENCY] != analytic.evaluate(analytic.default()[None])[LATENCY]
+
+
+def test_table_is_the_estimate_of_energy(tmp_path: Path) -> None:
+    check_prices(SAMPLE, Options(target=str(telling(tmp_path)), allow="retrain"), count=12)
 
 
 def test_table_is_the_estimate_on_real_models(real_models: tuple[Path, ...]) -> None:

@@ -12,6 +12,7 @@ from graphopt.errors import ConfigError
 from graphopt.resources import targets_dir
 from graphopt.targets.target import bundled_targets, load_target
 from tests.cost.learner import learned, target_file
+from tests.targets.energy import telling
 
 NPU = (targets_dir() / "npu-32.toml").read_text("utf-8")
 
@@ -103,6 +104,7 @@ def test_missing_file_and_no_toml(tmp_path: Path) -> None:
         (r"array_rows = 32", "array_rows = 32\ndense_macs_per_cycle = 9", "dense_macs_per_cycle", "dense = 'vector'"),
         (r"kernel_overhead_us = [\d.]+", "kernel_overhead_us = -1", "kernel_overhead_us", "greater than 0"),
         (r"clock_mhz = 1000", 'clock_mhz = 1000\nleft_to_cpu = "Pad"', "left_to_cpu", "list of ONNX op types"),
+        (r"clock_mhz = 1000", "clock_mhz = 1000\nenergy_pj_per_mac = 1", "energy_pj_per_dram_byte", "missing"),
         (r"residual_add = true\n", "", "fusion.residual_add", "missing"),
         (r"residual_add = true", 'residual_add = "yes"', "fusion.residual_add", "true or false"),
         (r"residual_add = true", "residual_adds = true", "fusion.residual_adds", "nearest: residual_add"),
@@ -130,8 +132,18 @@ def test_overhead_may_be_zero(tmp_path: Path) -> None:
     assert load_target(written(tmp_path, text)).kernel_overhead_us == 0
 
 
+def test_energies_are_told_with_their_sources(tmp_path: Path) -> None:
+    target = load_target(telling(tmp_path, per_mac=0.5, per_byte=20.0))
+    assert target.tells_energy
+    assert target.energy_uj(4e6, 1e6) == pytest.approx(2.0 + 20.0)
+    assert "energy_pj_per_mac" in dict(target.sources)
+    assert not load_target("npu-32").tells_energy
+
+
 def test_the_guide_explains_every_key() -> None:
     guide = (targets_dir() / "README.md").read_text("utf-8")
+    for key in ("energy_pj_per_mac", "energy_pj_per_dram_byte"):
+        assert f"`{key}`" in guide
     for name in bundled_targets():
         keys = re.findall(r"^(\w+) =", (targets_dir() / f"{name}.toml").read_text("utf-8"), re.MULTILINE)
         assert [key for key in keys if f"`{key}`" not in guide] == []

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
         example="graphopt estimate model.onnx --target npu-32 --per-kernel",
         keys=(
             'model, kind ("estimate"), target, latency_us, peak_activation_bytes, parameters, parameter_bytes, '
-            "macs, dram_bytes, uncertainty (relative, one sigma; null where nothing was learned from measurements), "
-            "extrapolating (kernels beyond what was measured), and with --per-kernel kernels: [{key, category, "
+            "macs, dram_bytes, energy_uj (null where the target does not say), uncertainty (relative, one sigma; null "
+            "where nothing was learned from measurements), extrapolating (kernels beyond what was measured), and with "
+            "--per-kernel kernels: [{key, category, "
             "op_types, inputs, outputs, latency_us, macs, parameter_bytes, dram_bytes, bound, uncertainty, "
             "extrapolates}]; with --measure also measurement: {kind "
             '("measurement"), backend, tool, reason, latency_us, spread, energy_uj, estimate_error, kernels: [{keys, '
