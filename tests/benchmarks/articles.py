@@ -28,10 +28,9 @@ from graphopt.measure.backend import Refusal
 from graphopt.measure.onnxruntime_backend import OnnxRuntime
 from graphopt.measure.vela import Vela
 from graphopt.outputs import write_text
-from graphopt.pipeline import estimate, optimize, scan
+from graphopt.pipeline import optimize, scan
 from graphopt.prepare import open_subject
 from graphopt.results import OptimizeResult, Options
-from graphopt.search.objective import Constraints
 from tests.benchmarks.article_report import picture, show
 from tests.benchmarks.article_tasks import TASKS, Task
 
@@ -70,26 +69,19 @@ def variants(task: Task, target: str) -> list[Variant]:
         target=target, allow="retrain", calibration=str(task.calibration), verify=False, packs=(), search="exact"
     )
     solved: dict[str, Any] = {"objective": "drift>latency"}
-    before = estimate(task.model, target)
     if task.name == "detector":
-        limit = Constraints(latency_us=LATENCY_SHARE * before.latency_us)
         return [
             Variant("V3 both", replace(base, rules=(SCALE, FUSE)), MULTIPLIERS),
-            Variant("V4 solved", replace(base, rules=(FUSE, CURATE), constraints=limit, **solved)),
+            Variant("V4 solved", replace(base, rules=(FUSE, CURATE), shares={"latency": LATENCY_SHARE}, **solved)),
             Variant("V1 depth multiplier", replace(base, rules=(SCALE,)), MULTIPLIERS),
             Variant("V2 fused IBN", replace(base, rules=(FUSE,))),
         ]
     if task.name == "segmenter":
         both = replace(base, rules=(FUSE, CURATE), **solved)
-        limits = [Constraints(latency_us=share * before.latency_us) for share in SEGMENTER_SHARES]
-        return [
-            Variant(letter, replace(both, constraints=limit)) for letter, limit in zip("ABCDE", limits, strict=True)
-        ]
-    bounds = Constraints(
-        peak_bytes=int(MEMORY_SHARE * before.peak_activation_bytes),
-        parameter_bytes=int(MEMORY_SHARE * before.parameter_bytes),
-    )
-    return [Variant("memory budget", replace(base, packs=("default",), search="local", constraints=bounds, **solved))]
+        shares = zip("ABCDE", SEGMENTER_SHARES, strict=True)
+        return [Variant(letter, replace(both, shares={"latency": share})) for letter, share in shares]
+    shares = {"peak-memory": MEMORY_SHARE, "parameters": MEMORY_SHARE}
+    return [Variant("memory budget", replace(base, packs=("default",), search="local", shares=shares, **solved))]
 
 
 class Results:
