@@ -31,6 +31,7 @@ from graphopt.outputs import write_text
 from graphopt.pipeline import optimize, scan
 from graphopt.prepare import open_subject
 from graphopt.results import OptimizeResult, Options
+from graphopt.search.goal import Quantity
 from tests.benchmarks.article_report import picture, show
 from tests.benchmarks.article_tasks import TASKS, Task
 
@@ -78,10 +79,10 @@ def variants(task: Task, target: str) -> list[Variant]:
         ]
     if task.name == "segmenter":
         both = replace(base, rules=(FUSE, CURATE), **solved)
-        shares = zip("ABCDE", SEGMENTER_SHARES, strict=True)
-        return [Variant(letter, replace(both, shares={"latency": share})) for letter, share in shares]
-    shares = {"peak-memory": MEMORY_SHARE, "parameters": MEMORY_SHARE}
-    return [Variant("memory budget", replace(base, packs=("default",), search="local", shares=shares, **solved))]
+        candidates = zip("ABCDE", SEGMENTER_SHARES, strict=True)
+        return [Variant(letter, replace(both, shares={"latency": share})) for letter, share in candidates]
+    halves: dict[Quantity, float] = {"peak-memory": MEMORY_SHARE, "parameters": MEMORY_SHARE}
+    return [Variant("memory budget", replace(base, packs=("default",), search="local", shares=halves, **solved))]
 
 
 class Results:
