@@ -201,6 +201,9 @@ def test_a_share_bounds_as_the_amount_that_it_comes_to() -> None:
         assert share.outcome == amount.outcome == "optimized"
         assert share.plan == amount.plan
         assert getattr(share.after, name) <= bound < value
+    costs = replace(before, latency_us=10.0, macs=25, energy_uj=3.0)
+    bounded = Options(shares={"latency": 0.5, "macs": 0.5, "energy": 0.5}, constraints=Constraints(latency_us=4.0))
+    assert bounded.bounded(costs).constraints == Constraints(latency_us=4.0, macs=12, energy_uj=1.5)
     tighter = replace(options, constraints=Constraints(latency_us=0.001), shares={"latency": 0.6})
     assert "--max-latency-us 0.001" in optimize(SAMPLE, None, tighter).reason
 
