@@ -25,9 +25,8 @@ from graphopt.onnx_io.shapes import require_static_shapes
 from graphopt.plan import Plan, plan_to_toml, read_plan
 from graphopt.prepare import Subject, check_protect, find_catalog, find_rules, nothing_to_reshape, open_subject
 from graphopt.reach import unreachable
-from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult, amount
+from graphopt.results import DEFAULT_TARGET, FrontPoint, OptimizeResult, Options, ScanResult
 from graphopt.search.budget import watched
-from graphopt.search.goal import Quantity
 from graphopt.search.state import SearchState
 from graphopt.search.strategy import Certificate, Found
 from graphopt.sizing import drifts_alone, merit, planned_subject, sized_subjects
@@ -266,9 +265,8 @@ def _certified(result: OptimizeResult, certificate: Certificate | None) -> Optim
     if certificate is None:
         return result
     after = result.estimates[1]
-    sums: tuple[Quantity, ...] = ("latency", "parameters", "macs", "energy")  # what is no such sum is not looked at
-    estimated: dict[str, float] = {quantity: amount(after, quantity) for quantity in sums}
-    value = estimated.get(certificate.objective, certificate.value)
+    is_sum = certificate.objective in ("latency", "parameters", "macs", "energy")  # the others are not looked at
+    value = after.amounts[certificate.objective] if is_sum else certificate.value
     if math.isclose(value, certificate.value, rel_tol=1e-5):
         return replace(result, certificate=certificate)
     note = f"no certificate: the search priced this plan at {certificate.value:,.6g}, its estimate is {value:,.6g}"

@@ -27,20 +27,6 @@ DEFAULT_TARGET = "npu-32"
 """The target where none is named."""
 
 
-def amount(estimate: Estimate, quantity: Quantity) -> float:
-    """What a model costs of a quantity (of drift, which no estimate knows, nothing)."""
-    amounts: dict[Quantity, float] = {
-        "latency": estimate.latency_us,
-        "peak-memory": estimate.peak_activation_bytes,
-        "parameters": estimate.parameter_bytes,
-        "memory": estimate.memory_bytes,
-        "macs": estimate.macs,
-        "energy": estimate.energy_uj or 0.0,
-        "drift": 0.0,
-    }
-    return amounts[quantity]
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to optimise. The defaults are the command line's.
@@ -139,7 +125,7 @@ class Options:
 
     def bounded(self, original: Estimate) -> Options:
         """The options with every share as a constraint, given what the original costs."""
-        limits = {quantity: share * amount(original, quantity) for quantity, share in self.shares.items()}
+        limits = {quantity: share * original.amounts[quantity] for quantity, share in self.shares.items()}
         return replace(self, constraints=self.constraints.tightened(limits))
 
     @property

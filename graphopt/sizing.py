@@ -17,7 +17,7 @@ from graphopt.plan import Plan
 from graphopt.prepare import Subject, at_resolution, check_resolutions
 from graphopt.resolution.sizes import image_inputs, input_shapes_at, show_size
 from graphopt.resolution.state import SizeMisfit
-from graphopt.results import Options, amount
+from graphopt.results import Options
 from graphopt.search.goal import parse_objective
 
 
@@ -86,5 +86,5 @@ def merit(draft: Draft, options: Options) -> float:
         if quantity == "drift":
             total += weight * (0.0 if draft.drift is None else draft.drift.value)
         else:
-            total += weight * amount(after, quantity) / (amount(before, quantity) or 1.0)
+            total += weight * after.amounts[quantity] / (before.amounts[quantity] or 1.0)
     return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,18 @@ class Estimate:
     def memory_bytes(self) -> int:
         """Parameters and peak activations together."""
         return self.parameter_bytes + self.peak_activation_bytes
+
+    @property
+    def amounts(self) -> Mapping[str, float]:
+        """What can be minimised or bound, by the names that objectives have."""
+        return {
+            "latency": self.latency_us,
+            "peak-memory": self.peak_activation_bytes,
+            "parameters": self.parameter_bytes,
+            "memory": self.memory_bytes,
+            "macs": self.macs,
+            "energy": self.energy_uj or 0.0,
+        }
 
     @property
     def extrapolating(self) -> int:
