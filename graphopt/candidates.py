@@ -13,7 +13,7 @@ from graphopt.draft import Draft, Job, Progress
 from graphopt.loss import with_loss
 from graphopt.results import Options
 from graphopt.search.budget import Budget, current_watch
-from graphopt.search.objective import Constraints, Scorer
+from graphopt.search.objective import OPTIONS, Constraints, Scorer
 from graphopt.search.run import run_search
 from graphopt.search.state import SearchState
 from graphopt.search.strategy import Found
@@ -151,19 +151,15 @@ def _added(draft: Draft) -> float:
 
 def missed(draft: Draft, options: Options) -> str:
     """Which constraint the best plan still misses, ``""`` when it keeps all."""
-    bounds, after = options.constraints, draft.after
-    drift = draft.drift.value if options.max_drift is not None and draft.drift is not None else 0.0
     within = "" if options.max_drift is None else f" within --max-drift {options.max_drift:g}"
-    for option, value, bound in (
-        ("--max-latency-us", after.latency_us, bounds.latency_us),
-        ("--max-peak-bytes", after.peak_activation_bytes, bounds.peak_bytes),
-        ("--max-parameter-bytes", after.parameter_bytes, bounds.parameter_bytes),
-        ("--max-memory-bytes", after.memory_bytes, bounds.memory_bytes),
-        ("--max-macs", after.macs, bounds.macs),
-        ("--max-energy-uj", after.energy_uj or 0.0, bounds.energy_uj),
-        ("--max-drift", drift, options.max_drift),
-    ):
-        if bound is not None and value > bound:
-            asked = f"{option} {bound:,.10g}{within if option != '--max-drift' else ''}"
-            return f"no plan found that keeps {asked}: the nearest has {value:,.6g}; nothing was written"
+    for quantity, bound in options.constraints.bounds.items():
+        value = draft.after.amounts.get(quantity, 0.0)  # drift is bound by its own option
+        if value > bound:
+            return _missing(f"{OPTIONS[quantity]} {bound:,.10g}{within}", value)
+    if options.max_drift is not None and draft.drift is not None and draft.drift.value > options.max_drift:
+        return _missing(f"{OPTIONS['drift']} {options.max_drift:,.10g}", draft.drift.value)
     return ""
+
+
+def _missing(asked: str, nearest: float) -> str:
+    return f"no plan found that keeps {asked}: the nearest has {nearest:,.6g}; nothing was written"

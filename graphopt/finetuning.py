@@ -317,16 +317,7 @@ def _taught(original: Graph, teacher: Teacher | None) -> Loss:
 
     if teacher is None:
         return distillation(original)
-    comparable = Graph(
-        original.ops(),
-        inputs=original.inputs,
-        outputs=teacher.outputs,
-        weights=original.weights,
-        tensors=original.tensors,
-        model=original.model,
-        open_inputs=original.open_inputs,
-    )
-    distance = distillation(comparable)
+    distance = distillation(original, only=teacher.outputs)
     return lambda outputs, batch: distance(outputs, {name: batch[f"{_TEACHER}{name}"] for name in original.inputs})
 
 

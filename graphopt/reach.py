@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
 
 from graphopt.draft import Job
 from graphopt.search.budget import Budget, current_watch
 from graphopt.search.goal import TERMS, Quantity
-from graphopt.search.objective import FIELDS, Constraints, Scorer
+from graphopt.search.objective import FIELDS, OPTIONS, Constraints, Scorer
 from graphopt.search.run import run_search
 from graphopt.search.strategy import ROUNDING
-
-OPTIONS: Final = {quantity: f"--max-{field.replace('_', '-')}" for quantity, field in FIELDS.items()}
-"""The option that bounds each quantity."""
 
 
 def unreachable(job: Job) -> str:
@@ -67,7 +63,7 @@ def _bounds(quantity: Quantity, limit: float) -> str:
 
 
 def _said(job: Job, quantity: Quantity, least: _Least) -> str:
-    shown = "{:,.2f}" if quantity == "latency" else "{:,.0f}"
+    shown = "{:,.2f}" if quantity in ("latency", "energy") else "{:,.0f}"
     if least.is_reached:
         found = f"the smallest on offer is {shown.format(least.value)}"
     else:

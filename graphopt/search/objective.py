@@ -35,6 +35,9 @@ FIELDS: Mapping[Quantity, str] = {
 }
 """The field of `Constraints` that bounds each quantity."""
 
+OPTIONS = {quantity: f"--max-{field.replace('_', '-')}" for quantity, field in FIELDS.items()}
+"""The option of the command line that does so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Constraints:

@@ -10,7 +10,7 @@ in any process.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -182,13 +182,13 @@ def mean_loss(graph: Graph, batches: Iterable[Mapping[str, Array]], loss: Loss) 
     return total / count
 
 
-def distillation(teacher: Graph, temperature: float = 2.0) -> Loss:
-    """Return the distance from what ``teacher`` computes, summed over the outputs; no labels.
+def distillation(teacher: Graph, temperature: float = 2.0, only: Sequence[str] | None = None) -> Loss:
+    """Return the distance from what ``teacher`` computes, summed over the outputs (``only`` some); no labels.
 
     Class scores (rank 2) are compared by KL divergence at a temperature (arXiv:1503.02531), probabilities by plain KL
     divergence, other outputs by the squared relative L2 distance: the measures that drift is told in.
     """
-    runner = Runner(teacher)
+    runner = Runner(teacher, outputs=only)
 
     def loss(outputs: Tensors, batch: Tensors) -> Tensor:
         with torch.no_grad():
