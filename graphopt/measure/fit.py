@@ -120,7 +120,10 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_
         raise ModelError(
             f"{len(kernels)} measured kernels are too few to learn from; {MIN_KERNELS} of one category are the least"
         )
-    at = thresholds([inputs(part.columns, _roofline(part).parts_us(part.columns), target) for part in parts.values()])
+    rooflines = {name: _roofline(part) for name, part in parts.items()}
+    at = thresholds(
+        [inputs(part.columns, rooflines[name].parts_us(part.columns), target) for name, part in parts.items()]
+    )
     budget = min(trees, sum(len(part.net) for part in parts.values()) // _KERNELS_PER_TREE)
     # half of what a file holds tells the errors; few noisy kernels have to be told with all the trees they get
     count = _shared(min(budget, _ALL_TREES // 2), {name: float(len(part.net)) for name, part in parts.items()}, parts)
@@ -131,7 +134,7 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_
         models, sigma = {}, np.zeros(len(kernels))
         held_out = np.full(len(kernels), np.nan)
         for name, part in parts.items():
-            models[name], sigma[names == name] = _category(part, target, at, count[name], errors[name])
+            models[name], sigma[names == name] = _category(part, rooflines[name], target, at, count[name], errors[name])
             held_out[names == name] = errors[name]
         learned = Learned(models, _correlation(data, held_out, sigma))
         try:
@@ -192,10 +195,10 @@ def _data(kernels: Sequence[MeasuredKernel], target: Target) -> _Data:
 
 
 def _category(
-    data: _Data, target: Target, at: Sequence[Single], trees: int, errors: Real
+    data: _Data, roofline: _Roofline, target: Target, at: Sequence[Single], trees: int, errors: Real
 ) -> tuple[CategoryModel, Real]:
     """Return the model, and its one sigma of each kernel, given the log errors of a model that never saw its net."""
-    roofline, grown, seen = _learn(data, target, at, trees)
+    grown, seen = _learn(data, roofline, target, at, trees)
     spread = _spread(seen, errors, data.weight, at)
     sizes = seen[:, :SIZES]
     model = CategoryModel(
@@ -212,22 +215,22 @@ def _held_out(data: _Data, target: Target, at: Sequence[Single], trees: int) -> 
         out = fold == number
         if not out.any() or out.all():
             continue
-        roofline, grown, _ = _learn(data.where(~out), target, at, trees)
-        unknown = data.where(out)
+        known, unknown = data.where(~out), data.where(out)
+        roofline = _roofline(known)
+        grown, _ = _learn(known, roofline, target, at, trees)
         parts = roofline.parts_us(unknown.columns)
         left = grown.predict(inputs(unknown.columns, parts, target))
         errors[out] = np.log(np.maximum(added(parts), LEAST_US)) + left - np.log(unknown.latency_us)
     return errors
 
 
-def _learn(data: _Data, target: Target, at: Sequence[Single], trees: int) -> tuple[_Roofline, Trees, Single]:
-    """Return the roofline, the trees on what it leaves, and what the trees saw."""
-    roofline = _roofline(data)
+def _learn(data: _Data, roofline: _Roofline, target: Target, at: Sequence[Single], trees: int) -> tuple[Trees, Single]:
+    """Return the trees on what the roofline leaves, and what they saw."""
     parts = roofline.parts_us(data.columns)
     seen = inputs(data.columns, parts, target)
     # rounded: where the roofline is exact, there is nothing for trees to learn
     left = np.asarray(np.round(np.log(data.latency_us / np.maximum(added(parts), LEAST_US)), 6), np.float64)
-    return roofline, boosted(seen, left, data.weight, at, trees=trees, leaves=LEAVES, learning_rate=_RATE), seen
+    return boosted(seen, left, data.weight, at, trees=trees, leaves=LEAVES, learning_rate=_RATE), seen
 
 
 def _roofline(data: _Data) -> _Roofline:
