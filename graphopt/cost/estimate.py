@@ -32,7 +32,7 @@ class KernelEstimate:
         macs: multiply-accumulates.
         parameter_bytes: bytes of its parameters (0 where an earlier kernel has the same).
         dram_bytes: bytes to and from DRAM.
-        bound: what most of the latency is (as the roofline sees it).
+        bound: what most of the latency is, as the measuring tool told it; as the roofline sees it where none did.
         uncertainty: of the latency, relative, one sigma; ``None`` on a target that learned nothing from measurements.
         extrapolates: whether the kernel lies outside of what was measured; ``False`` on such a target.
     """

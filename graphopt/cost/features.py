@@ -25,7 +25,7 @@ _Value = TypeVar("_Value", bound=np.generic)
 COLUMNS: Final = (
     "pixels", "groups", "channels_in", "channels_out", "kernel_height", "kernel_width", "stride_height", "stride_width",
     "pad_height", "pad_width", "output_height", "output_width", "input_bytes", "second_bytes", "output_bytes",
-    "weight_bytes", "operations", "operator", "activation", "activation_type",
+    "weight_bytes", "operations", "operator", "activation", "activation_type", "joined",
 )  # fmt: skip
 """Dimensions of a workload. ``channels_*`` are those of one group; ``operations`` are MACs or elementwise ones."""
 
@@ -46,7 +46,7 @@ _LOGS: Final = (
 )  # fmt: skip
 _PLAIN: Final = (
     "kernel_height", "kernel_width", "stride_height", "stride_width", "pad_height", "pad_width", "operator",
-    "activation", "activation_type",
+    "activation", "activation_type", "joined",
 )  # fmt: skip
 _RATIOS: Final = ("operations for each byte", "operations for each weight byte", "share of on-chip memory")
 _PADDED: Final = ("channels_out", "channels_in", "rows", "output_height", "output_width")
@@ -148,7 +148,7 @@ def _columns(load: Workload, target: Target) -> tuple[Count, ...]:
         load.input_elements * width, load.second_elements * width, load.output_elements * width,
         load.weight_bytes(target), load.vector_ops if vector else load.macs,
         _OPERATORS.get(load.op_type, 0), _ACTIVATIONS[load.activation],
-        _ACTIVATION_TYPES.get(load.activation_type, len(_ACTIVATION_TYPES)),
+        _ACTIVATION_TYPES.get(load.activation_type, len(_ACTIVATION_TYPES)), load.joined,
     )  # fmt: skip
 
 
@@ -207,18 +207,17 @@ def features(columns: Real, target: Target) -> Single:
     return out
 
 
-def inputs(columns: Real, parts: Real, target: Target) -> Single:
+def inputs(own: Single, parts: Real) -> Single:
     """Return what trees split on, shape (rows, len(INPUTS)).
 
     Args:
-        columns: dimensions, shape (rows, len(COLUMNS)).
+        own: the features, shape (rows, len(FEATURES)).
         parts: microseconds of each of the roofline's terms, shape (rows, len(TERMS)).
-        target: what the bytes are held against.
     """
     roofline = np.maximum(added(parts), LEAST_US)
     shares = [part / roofline for part in parts.T]
     composition = np.stack([*shares, np.log(roofline)], axis=1).astype(np.float32)
-    return np.concatenate([features(columns, target), composition], axis=1)
+    return np.concatenate([own, composition], axis=1)
 
 
 def added(parts: Real) -> Real:

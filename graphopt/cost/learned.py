@@ -2,7 +2,11 @@
 
 For each category of work
 
-    latency = (coefficients . terms) x exp(trees(inputs))        relative one sigma = exp(spread(inputs))
+    latency = max over units of (coefficients . terms) x exp(trees(inputs))     relative one sigma = exp(spread(inputs))
+
+The *units* of a device work side by side, and a kernel takes as long as the slowest: its MACs, the traffic on the chip,
+the traffic off it. Where a measuring tool tells how long each of them is busy, each is learned for itself, which is
+easier to learn than their maximum; where it does not, the whole latency is one unit.
 
 A category may be split further where its op types have little in common (``copy:Pad``); what is not learned apart is
 priced as its category. Terms and inputs are those of `graphopt.cost.features`: the roofline carries sizes far from the
@@ -14,15 +18,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.cost.features import INPUTS, SIZES, TERMS, added, inputs, rows, terms
+from graphopt.cost.features import INPUTS, SIZES, TERMS, added, features, inputs, rows, terms
 from graphopt.cost.trees import Real, Single, Trees
 from graphopt.cost.workload import Workload
 from graphopt.targets.target import Target
+
+Unit = Literal["whole", "compute", "on-chip", "off-chip"]
+
+UNITS: Final[tuple[Unit, ...]] = ("whole", "compute", "on-chip", "off-chip")
+"""What works side by side: MACs and the like, traffic to memory on the chip, traffic to memory off it. ``whole`` is the
+latency where nobody tells them apart."""
 
 EXTRAPOLATED: Final = 0.3
 """Relative uncertainty, at least, of a kernel larger or smaller than any that was measured."""
@@ -32,6 +42,15 @@ FAR: Final = 3
 
 _SLACK: Final = float(np.log(1.1))
 """How far beyond the measured sizes (10 %) still counts as within."""
+
+
+def _misshapen(model: object, expected: Mapping[str, tuple[tuple[int, ...], Any]]) -> str:
+    """What is wrong with the shapes and types of a model's arrays, or ``""``."""
+    for name, (shape, dtype) in expected.items():
+        array = getattr(model, name)
+        if array.shape != shape or array.dtype != dtype:
+            return f"{name} is {array.dtype}{list(array.shape)} and should be {np.dtype(dtype)}{list(shape)}"
+    return ""
 
 
 def apart(load: Workload) -> str:
@@ -47,48 +66,74 @@ def apart(load: Workload) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CategoryModel:
-    """What was learned about one category.
+class UnitModel:
+    """How long one unit is busy with the work of one category.
 
     Attributes:
         tiles: channels in and out that the hardware pads to, shape (2,).
         coefficients: microseconds for each of the roofline's terms, not negative, shape (len(TERMS),).
-        low, high: the smallest and largest of the first `SIZES` features that were measured, shape (SIZES,).
-        trees: the logarithm of latency over roofline.
-        spread: the logarithm of the relative uncertainty.
+        trees: the logarithm of busy time over roofline.
     """
 
     tiles: npt.NDArray[np.int64]
     coefficients: Real
-    low: Single
-    high: Single
     trees: Trees
-    spread: Trees
 
     def fault(self) -> str:
         """Return what is wrong with the arrays, or ``""``."""
-        expected = {
-            "tiles": ((2,), np.int64),
-            "coefficients": ((len(TERMS),), np.float64),
-            "low": ((SIZES,), np.float32),
-            "high": ((SIZES,), np.float32),
-        }
-        for name, (shape, dtype) in expected.items():
-            array = getattr(self, name)
-            if array.shape != shape or array.dtype != dtype:
-                return f"{name} is {array.dtype}{list(array.shape)} and should be {np.dtype(dtype)}{list(shape)}"
-        if not all(np.isfinite(array).all() for array in (self.coefficients, self.low, self.high)):
+        expected = {"tiles": ((2,), np.int64), "coefficients": ((len(TERMS),), np.float64)}
+        if fault := _misshapen(self, expected):
+            return fault
+        if not np.isfinite(self.coefficients).all():
             return "a number is not finite"
         if (self.tiles < 1).any() or (self.coefficients < 0).any() or not self.coefficients.any():
             return "tiles must be positive, coefficients not negative and not all zero"
-        for name in ("trees", "spread"):
-            if fault := getattr(self, name).fault(len(INPUTS)):
-                return f"{name}: {fault}"
-        return ""
+        fault = self.trees.fault(len(INPUTS))
+        return f"trees: {fault}" if fault else ""
 
     def parts_us(self, columns: Real) -> Real:
         """Return what each of the roofline's terms comes to, microseconds, shape (rows, len(TERMS))."""
         return terms(columns, int(self.tiles[0]), int(self.tiles[1])) * self.coefficients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CategoryModel:
+    """What was learned about one category.
+
+    Attributes:
+        units: what is busy with it, at least one; ``whole`` where the latency is all that is known.
+        low, high: the smallest and largest of the first `SIZES` features that were measured, shape (SIZES,).
+        spread: the logarithm of the relative uncertainty, from the inputs of the slowest unit.
+    """
+
+    units: Mapping[Unit, UnitModel]
+    low: Single
+    high: Single
+    spread: Trees
+
+    def fault(self) -> str:
+        """Return what is wrong with the arrays, or ``""``."""
+        expected = {"low": ((SIZES,), np.float32), "high": ((SIZES,), np.float32)}
+        if fault := _misshapen(self, expected):
+            return fault
+        if not all(np.isfinite(array).all() for array in (self.low, self.high)):
+            return "a number is not finite"
+        for name, unit in self.units.items():
+            if fault := unit.fault():
+                return f"{name}: {fault}"
+        fault = self.spread.fault(len(INPUTS))
+        return f"spread: {fault}" if fault else ""
+
+    def predict(self, columns: Real, target: Target) -> tuple[Real, npt.NDArray[np.intp], Single]:
+        """Return latencies of rows of columns, microseconds; which unit is the slowest; and what its trees saw."""
+        own = features(columns, target)
+        rooflines = [unit.parts_us(columns) for unit in self.units.values()]
+        seen = np.stack([inputs(own, parts) for parts in rooflines])
+        each = zip(self.units.values(), rooflines, seen, strict=True)
+        busy = np.stack([added(parts) * np.exp(unit.trees.predict(table)) for unit, parts, table in each])
+        slowest = busy.argmax(axis=0)
+        row = np.arange(len(columns))
+        return busy[slowest, row], slowest, seen[slowest, row]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,11 +142,13 @@ class Prediction:
 
     Attributes:
         latency_us: microseconds.
+        unit: the slowest one, as an index into `UNITS`.
         uncertainty: relative, one sigma.
         extrapolates: whether an entry lies outside of what was measured.
     """
 
     latency_us: Real
+    unit: npt.NDArray[np.int8]
     uncertainty: Real
     extrapolates: npt.NDArray[np.bool_]
 
@@ -127,16 +174,21 @@ class Learned:
             if not which:
                 continue
             table = rows([loads[position] for position in which], target)
-            parts = model.parts_us(table.columns)
-            seen = inputs(table.columns, parts, target)
-            latency = added(parts) * np.exp(model.trees.predict(seen))
+            latency, slowest, seen = model.predict(table.columns, target)
+            numbers = np.array([UNITS.index(unit) for unit in model.units], np.int8)
             sizes = seen[:, :SIZES]
             outside = np.asarray(((sizes < model.low - _SLACK) | (sizes > model.high + _SLACK)).any(axis=1), np.bool_)
             sigma = np.exp(model.spread.predict(seen))
             sigma = np.where(outside, np.maximum(sigma, EXTRAPOLATED), sigma)
-            values = zip(which, table.split(latency), table.split(sigma), table.split(outside), strict=True)
-            for position, *entries in values:
-                found[position] = Prediction(*entries)
+            entries = zip(
+                table.split(latency),
+                table.split(numbers[slowest]),
+                table.split(sigma),
+                table.split(outside),
+                strict=True,
+            )
+            for position, values in zip(which, entries, strict=True):
+                found[position] = Prediction(*values)
         return found
 
     def _learned_as(self, load: Workload) -> str:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from graphopt.cost.categories import Category
 from graphopt.cost.features import INPUTS, SIZES, TERMS
-from graphopt.cost.learned import CategoryModel, Learned
+from graphopt.cost.learned import UNITS, CategoryModel, Learned, Unit, UnitModel
 from graphopt.cost.trees import LEAF_STEP, LEAVES, NO_NODE, Trees
 from graphopt.errors import ConfigError
 
@@ -31,13 +31,15 @@ MAX_BYTES: Final = 200_000
 
 _MAX_UNPACKED: Final = 4_000_000
 _ANY: Final = float(np.finfo(np.float32).max)
-_NAMES: Final = ("categories", "inputs", "terms")
-_NUMBERS: Final = ("tiles", "coefficients", "low", "high")
-_FORESTS: Final = ("trees", "spread")
-_ARRAYS: Final = (*_NUMBERS, "base", "count", "split_feature", "split_at", "node", "mask", "value")
-"""Those of `_NUMBERS`, ``base`` and ``count`` (of trees) have a row for each category, the last two with a column for
-each of `_FORESTS`; ``node``, ``mask`` and ``value`` have a row for each tree, in the same order; ``split_*`` are the
-conditions of all of them."""
+_NAMES: Final = ("categories", "units", "inputs", "terms")
+_RANGES: Final = ("low", "high")
+_ROOFLINES: Final = ("tiles", "coefficients")
+_TREES: Final = ("base", "count", "split_feature", "split_at", "node", "mask", "value")
+_ARRAYS: Final = (*_RANGES, "owner", *_ROOFLINES, *_TREES)
+"""`_RANGES` have a row for each category; ``units``, ``owner`` (the place of its category, ascending) and `_ROOFLINES`
+one for each unit. ``base`` and ``count`` (of trees) have an entry for each forest: the units' in order, then the
+spread of each category. ``node``, ``mask`` and ``value`` have a row for each tree, in the same order; ``split_*`` are
+the conditions of all of them."""
 
 Places = npt.NDArray[np.int64]
 """Positions in our own list of names."""
@@ -51,7 +53,8 @@ def packed(learned: Learned) -> bytes:
     """
     categories = dict(sorted(learned.categories.items()))
     models = list(categories.values())
-    forests = [getattr(model, name) for model in models for name in _FORESTS]
+    units = [(place, name, unit) for place, model in enumerate(models) for name, unit in model.units.items()]
+    forests = [*(unit.trees for *_, unit in units), *(model.spread for model in models)]
     conditions, node = _conditions(forests)
     mask = np.concatenate([np.zeros((0, LEAVES - 1), np.uint16), *(forest.mask for forest in forests)])
     value = np.concatenate([np.zeros((0, LEAVES), np.float32), *(forest.value for forest in forests)])
@@ -59,12 +62,15 @@ def packed(learned: Learned) -> bytes:
     whole = (steps == np.round(steps)).all() and (np.abs(steps) < 1 << 15).all()
     arrays: dict[str, npt.NDArray[Any]] = {
         "categories": np.array(list(categories)),
+        "units": np.array([name for _, name, _ in units]),
         "inputs": np.array(INPUTS),
         "terms": np.array(TERMS),
         "correlation": np.array([learned.correlation]),
-        **{name: np.array([getattr(model, name) for model in models]) for name in _NUMBERS},
-        "base": np.array([forest.base[0] for forest in forests], np.float32).reshape(-1, len(_FORESTS)),
-        "count": np.array([len(forest.node) for forest in forests], np.int64).reshape(-1, len(_FORESTS)),
+        **{name: np.array([getattr(model, name) for model in models]) for name in _RANGES},
+        "owner": np.array([place for place, *_ in units], np.int64),
+        **{name: np.array([getattr(unit, name) for *_, unit in units]) for name in _ROOFLINES},
+        "base": np.array([forest.base[0] for forest in forests], np.float32),
+        "count": np.array([len(forest.node) for forest in forests], np.int64),
         "split_feature": np.array([feature for feature, _ in conditions], np.uint8),
         "split_at": np.array([threshold for _, threshold in conditions], np.float32),
         "node": node,
@@ -119,16 +125,19 @@ def unpacked(content: bytes, file: str) -> Learned:
     arrays = _arrays(content, file)
     if wrong := sorted(arrays.keys() ^ {*_NAMES, "correlation", *_ARRAYS}):
         raise ConfigError(f"missing or unknown: {', '.join(wrong)}", file=file)
-    names, inputs, terms = (arrays[name].ravel().tolist() for name in _NAMES)
+    names, units, inputs, terms = (arrays[name].ravel().tolist() for name in _NAMES)
     correlation = arrays["correlation"]
     if correlation.shape != (1,) or correlation.dtype != np.float64 or not 0 <= correlation[0] <= 1:
         raise ConfigError("must be one number from 0 to 1", file=file, field="correlation")
     for name in names:
         if str(name).partition(":")[0] not in get_args(Category) or names.count(name) > 1:
             raise ConfigError("no category of work", file=file, field=str(name))
+    for name in units:
+        if name not in UNITS:
+            raise ConfigError(f"no unit; known: {', '.join(UNITS)}", file=file, field=str(name))
     places = _places(inputs, INPUTS, file, "inputs"), _places(terms, TERMS, file, "terms")
     try:
-        models = _models(arrays, len(names), *places)
+        models = _models(arrays, len(names), units, *places)
     except (IndexError, ValueError) as error:
         raise ConfigError(f"the arrays do not fit together: {error}", file=file) from error
     for name, model in zip(names, models, strict=True):
@@ -145,15 +154,19 @@ def _places(names: Sequence[Any], own: Sequence[str], file: str, field: str) -> 
     return np.array([known[name] for name in names])
 
 
-def _models(arrays: dict[str, npt.NDArray[Any]], categories: int, inputs: Places, terms: Places) -> list[CategoryModel]:
-    count = arrays["count"]
-    trees = len(arrays["node"])
+def _models(
+    arrays: dict[str, npt.NDArray[Any]], categories: int, units: Sequence[Unit], inputs: Places, terms: Places
+) -> list[CategoryModel]:
+    count, owner = arrays["count"], arrays["owner"]
+    trees, forests = len(arrays["node"]), len(units) + categories
     if count.dtype.kind != "i" or (count < 0).any() or count.sum() != trees:
         raise ValueError(f"count does not add up to the {trees} trees")
     for name, shape, dtypes in (
-        *((name, (categories,), None) for name in _NUMBERS),
-        ("base", (categories, len(_FORESTS)), (np.float32,)),
-        ("count", (categories, len(_FORESTS)), (np.int64,)),
+        *((name, (categories,), None) for name in _RANGES),
+        *((name, (len(units),), None) for name in _ROOFLINES),
+        ("owner", (len(units),), (np.int64,)),
+        ("base", (forests,), (np.float32,)),
+        ("count", (forests,), (np.int64,)),
         ("split_feature", arrays["split_at"].shape, (np.uint8,)),
         ("node", (trees, LEAVES - 1), (np.uint16,)),
         ("mask", (trees, LEAVES - 1), (np.uint16,)),
@@ -162,6 +175,10 @@ def _models(arrays: dict[str, npt.NDArray[Any]], categories: int, inputs: Places
         array = arrays[name]
         if array.shape[: len(shape)] != shape or (dtypes and (array.shape != shape or array.dtype not in dtypes)):
             raise ValueError(f"{name} is {array.dtype}{list(array.shape)}")
+    if owner.tolist() != sorted(owner) or set(owner.tolist()) != set(range(categories)):
+        raise ValueError("owner does not give each category its units in order")
+    if len({*zip(owner.tolist(), units, strict=True)}) < len(units):
+        raise ValueError("a category has the same unit twice")
     value = arrays["value"]
     whole = {
         "split_feature": inputs[arrays["split_feature"]].astype(np.uint8),
@@ -170,24 +187,22 @@ def _models(arrays: dict[str, npt.NDArray[Any]], categories: int, inputs: Places
         "mask": arrays["mask"],
         "value": value.astype(np.float32) * np.float32(LEAF_STEP) if value.dtype == np.int16 else value,
     }
-    ends = np.cumsum(count.ravel()).reshape(count.shape)
+    ends = np.cumsum(count)
+    forest = [_trees(whole, arrays["base"][at : at + 1], ends[at] - count[at], ends[at]) for at in range(forests)]
+    busy = [
+        UnitModel(arrays["tiles"][at], _placed(arrays["coefficients"][at], terms, len(TERMS), 0.0), forest[at])
+        for at in range(len(units))
+    ]
     sizes = inputs[: arrays["low"].shape[1]]
-    models = []
-    for number in range(categories):
-        forests = [
-            _trees(whole, arrays["base"][number, at : at + 1], ends[number, at] - count[number, at], ends[number, at])
-            for at in range(len(_FORESTS))
-        ]
-        models.append(
-            CategoryModel(
-                arrays["tiles"][number],
-                _placed(arrays["coefficients"][number], terms, len(TERMS), 0.0),
-                _placed(arrays["low"][number], sizes, len(INPUTS), -_ANY)[:SIZES],
-                _placed(arrays["high"][number], sizes, len(INPUTS), _ANY)[:SIZES],
-                *forests,
-            )
+    return [
+        CategoryModel(
+            {unit: model for unit, model, own in zip(units, busy, owner, strict=True) if own == number},
+            _placed(arrays["low"][number], sizes, len(INPUTS), -_ANY)[:SIZES],
+            _placed(arrays["high"][number], sizes, len(INPUTS), _ANY)[:SIZES],
+            forest[len(units) + number],
         )
-    return models
+        for number in range(categories)
+    ]
 
 
 def _trees(whole: dict[str, npt.NDArray[Any]], base: npt.NDArray[Any], start: int, end: int) -> Trees:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from graphopt.cost.learned import Learned
+from graphopt.cost.learned import UNITS, Learned, Prediction, Unit
 from graphopt.cost.learned_file import read_learned
-from graphopt.cost.roofline import Price, price
+from graphopt.cost.roofline import BOUNDS, Bound, Price, price
 from graphopt.cost.workload import Workload
 from graphopt.targets.target import Target
+
+_BOUND_BY: Final[Mapping[Unit, Bound]] = {"compute": "compute", "on-chip": "on-chip", "off-chip": "memory"}
 
 UNLEARNED = 1.0
 """Relative uncertainty of a learned target's kernel of a category that was not measured: the roofline's guess."""
@@ -21,8 +25,8 @@ UNLEARNED = 1.0
 def price_all(loads: Sequence[Workload], target: Target) -> list[Price]:
     """Price workloads, each a number or arrays that broadcast.
 
-    On a target with a learned estimator latencies are its predictions, with their uncertainty; everything else is
-    counted, not learned. Without one, prices are `roofline.price`'s.
+    On a target with a learned estimator latencies are its predictions, with their uncertainty and what bounds them;
+    everything else is counted, not learned. Without one, prices are `roofline.price`'s.
 
     Raises:
         ConfigError: when the estimator that the target file names is missing or damaged.
@@ -45,11 +49,19 @@ def price_with(loads: Sequence[Workload], target: Target, learned: Learned | Non
             replace(
                 analytic,
                 latency_us=prediction.latency_us,
+                bound=_bound(prediction, analytic),
                 uncertainty=prediction.uncertainty,
                 extrapolates=prediction.extrapolates,
             )
         )
     return found
+
+
+def _bound(prediction: Prediction, analytic: Price) -> npt.NDArray[np.int8]:
+    """What was measured to be the slowest; where nobody could tell, what the roofline says."""
+    of_unit = np.array([BOUNDS.index(_BOUND_BY[unit]) if unit in _BOUND_BY else -1 for unit in UNITS], np.int8)
+    found = of_unit[prediction.unit]
+    return np.where(found < 0, analytic.bound, found)
 
 
 def learned_of(target: Target) -> Learned | None:

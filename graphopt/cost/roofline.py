@@ -26,10 +26,11 @@ import numpy.typing as npt
 from graphopt.cost.workload import Count, Workload
 from graphopt.targets.target import Target
 
-Bound = Literal["compute", "memory", "overhead"]
+Bound = Literal["compute", "memory", "overhead", "on-chip"]
 
-BOUNDS: Final[tuple[Bound, ...]] = ("compute", "memory", "overhead")
-"""What `Price.bound` counts: which part of the latency is the largest (the first of equal ones)."""
+BOUNDS: Final[tuple[Bound, ...]] = ("compute", "memory", "overhead", "on-chip")
+"""What `Price.bound` counts: which part of the latency is the largest (the first of equal ones); ``memory`` is off the
+chip. Traffic on the chip costs nothing here: measurements alone tell of it."""
 
 Real = npt.NDArray[np.float64]
 

@@ -71,6 +71,8 @@ class Workload:
         input_elements: elements of the activation that the anchor reads first; of those that a Concat has to copy.
         second_elements: elements of what the kernel reads beside that (the skip of a residual block, a gate).
         output_elements: elements written.
+        joined: whether the output is nothing but a part of a Concat along the channels: a device may write it in its
+            place at once, where it lies in memory in another way.
     """
 
     kind: Kind
@@ -100,6 +102,7 @@ class Workload:
     input_elements: Count = 0
     second_elements: Count = 0
     output_elements: Count = 0
+    joined: bool = False
 
     @property
     def macs(self) -> Count:
@@ -135,7 +138,7 @@ def tensor_bytes(dtype: np.dtype[Any] | None, shape: Sequence[Count], target: Ta
     return _product(shape) * width
 
 
-def workload(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
+def workload(kernel: Kernel, graph: Graph, shape_of: ShapeOf, around: Graph | None = None) -> Workload:
     """Describe the work of ``kernel``.
 
     Args:
@@ -143,9 +146,11 @@ def workload(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
         graph: where it is; types, attributes and structure come from here.
         shape_of: the dimensions of each tensor that the kernel reads or writes and of each weight; ints, or int64
             arrays which broadcast against each other.
+        around: the whole model where ``graph`` is a part of it, for what reads the part's outputs.
     """
     anchor = graph.op(kernel.anchor)
     base = _geometry(_traffic(kernel, graph, shape_of), kernel, anchor, graph, shape_of)
+    base = replace(base, joined=bool(kernel.writes) and _is_joined(kernel.writes[-1], graph, around))
     if anchor.domain == "" and anchor.op_type in WEIGHT_SLOT:
         return _heavy(base, kernel, anchor, graph, shape_of)
     return replace(
@@ -213,6 +218,21 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
         second_elements=_total(others, shape_of),
         output_elements=_total(kernel.writes, shape_of),
     )
+
+
+def _is_joined(tensor: str, graph: Graph, around: Graph | None) -> bool:
+    """Whether a Concat makes a map of more channels of a tensor that nobody else reads."""
+    whole = around if around is not None and graph.is_output(tensor) else graph
+    use = whole.only_use(tensor)
+    if use is None or use.op.op_type != "Concat":
+        return False
+    return _channels(use.op.outputs[0], whole) > _channels(tensor, whole)
+
+
+def _channels(tensor: str, graph: Graph) -> int:
+    """Channels of a map; 0 of anything else."""
+    shape = graph.static_shape(tensor) or ()
+    return shape[1] if len(shape) == 4 else 0
 
 
 def _plane(shape: Sequence[Count]) -> tuple[Count, Count]:

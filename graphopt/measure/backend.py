@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from graphopt.cost.learned import Unit
 from graphopt.ir.graph import Graph
 from graphopt.rewrites.rewrite import Refusal
 
-__all__ = ["Backend", "Measurement", "Refusal", "Row"]
+__all__ = ["Backend", "Measurement", "Refusal", "Row", "busy_in_turn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,29 @@ class Row:
     Attributes:
         tensors: output tensors of the ops in it, as the measured graph names them; at least one.
         latency_us: microseconds.
+        busy_us: (unit, microseconds) of each unit of the device, where the backend tells how long each is busy: they
+            work side by side, so the longest is the latency. Estimates of what is told apart are better.
     """
 
     tensors: tuple[str, ...]
     latency_us: float
+    busy_us: tuple[tuple[Unit, float], ...] = ()
+
+
+def busy_in_turn(rows: Sequence[Row]) -> tuple[tuple[Unit, float], ...]:
+    """What keeps each unit busy while rows run one after the other; ``()`` where one of them that took time tells not.
+
+    Each row waits for the slowest unit of the one before. The sums are stretched until the longest is the rows' time.
+    """
+    taking = [row for row in rows if row.latency_us > 0]
+    if len(taking) == 1 or not all(row.busy_us for row in taking):
+        return taking[0].busy_us if len(taking) == 1 else ()
+    sums: dict[Unit, float] = {}
+    for row in taking:
+        for unit, us in row.busy_us:
+            sums[unit] = sums.get(unit, 0.0) + us
+    stretch = sum(row.latency_us for row in taking) / max(sums.values(), default=1.0)
+    return tuple((unit, us * stretch) for unit, us in sums.items())
 
 
 @dataclass(frozen=True, slots=True)

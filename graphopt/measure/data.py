@@ -123,7 +123,9 @@ def _shapes(graph: Graph) -> Callable[[str], Sequence[int]]:
 def measured_kernels(nets: Iterable[MeasuredNet]) -> list[MeasuredKernel]:
     """The kernels whose own latency is known."""
     return [
-        MeasuredKernel(load := net.loads[group.kernels[0]], group.latency_us, net.key, _weight(net, load))
+        MeasuredKernel(
+            load := net.loads[group.kernels[0]], group.latency_us, net.key, _weight(net, load), group.busy_us
+        )
         for net in nets
         for group in net.groups
         if group.is_single

@@ -1,24 +1,25 @@
 """Fit the learned estimator to measured kernels.
 
-For each category of work: tile sizes by grid search, a roofline by least squares with coefficients that are not
-negative, then boosted trees on the logarithm of what it leaves. Both minimise *relative* errors, and a kernel counts
-more the larger its share of its net is: what is judged is the sum. Nets are held out whole to learn how large the
-errors are, and categories with larger errors get more of the trees that a file holds.
+For each category of work, and each unit of the device that is busy with it: tile sizes by grid search, a roofline by
+least squares with coefficients that are not negative, then boosted trees on the logarithm of what it leaves. Both
+minimise *relative* errors, and a kernel counts more the larger its share of its net is: what is judged is the sum. To a
+unit that waits for a slower one it counts little: the slowest alone is seen. Nets are held out whole to learn how large
+the errors are, and what has larger errors gets more of the trees that a file holds.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.cost.categories import Category
-from graphopt.cost.features import LEAST_US, SIZES, added, inputs, rows, terms
-from graphopt.cost.learned import CategoryModel, Learned, apart
+from graphopt.cost.features import LEAST_US, SIZES, added, features, inputs, rows, terms
+from graphopt.cost.learned import UNITS, CategoryModel, Learned, Unit, UnitModel, apart
 from graphopt.cost.learned_file import packed
 from graphopt.cost.trees import LEAVES, Real, Single, Trees
 from graphopt.cost.workload import Workload
@@ -54,10 +55,22 @@ _SPREAD_TREES: Final = 20
 _LEAST_ERROR: Final = 1e-3
 _FLOOR: Final = 1e-3
 """Latencies are taken as no smaller than this part of the median one: relative errors need a size."""
+_IDLE: Final = 0.1
+"""A unit that is busy for a smaller part of a kernel's latency is taken as busy so long: it waits all the same."""
+
+_WAITING_POWER: Final = 4
+"""A unit that is busy for half of the latency counts a sixteenth."""
+
+_TOLD_WEIGHT: Final = 0.2
+"""What a kernel counts where a unit that waits was told to be as slow as the slowest."""
+
 _ONE_SIGMA: Final = 0.683
 """The share of errors that one sigma covers."""
 
 Whole = npt.NDArray[np.int64]
+
+_Job = tuple[str, Unit]
+"""What one roofline and its trees tell: a category, and the unit that is busy with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,27 +82,52 @@ class MeasuredKernel:
         latency_us: microseconds, measured in context.
         net: the net it is part of; nets are held out whole.
         weight: how much it counts (an isolated layer: less than one).
+        busy_us: (unit, microseconds) where the device tells; the longest is the latency.
     """
 
     load: Workload
     latency_us: float
     net: str
     weight: float = 1.0
+    busy_us: tuple[tuple[Unit, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Data:
-    """Measured kernels of one category, or all of them, as arrays with one entry for each kernel: ``own`` is the weight
-    that it came with, ``weight`` what it counts."""
+    """Measured kernels of one category, or all of them, as arrays with one entry for each kernel.
+
+    Attributes:
+        columns, features: what is known of each.
+        latency_us: what is to be told: of the whole, or of one unit.
+        busy_us: of each of `UNITS`, not finite where nobody tells; shape (kernels, units).
+        net: the net that it is part of.
+        own: the weight that it came with.
+        weight: what it counts.
+    """
 
     columns: Real
+    features: Single
     latency_us: Real
+    busy_us: Real
     net: Whole
     own: Real
     weight: Real
 
     def where(self, which: npt.NDArray[np.bool_]) -> _Data:
-        return _Data(self.columns[which], self.latency_us[which], self.net[which], self.own[which], self.weight[which])
+        return _Data(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
+
+    def units(self) -> dict[Unit, _Data]:
+        """What each unit has to do: those that are told for every kernel, and slow down some."""
+        share = self.busy_us / self.latency_us[:, None]
+        told = np.isfinite(share).all(axis=0) & ((share >= 0.5).sum(axis=0) >= MIN_KERNELS)
+        if not told.any():
+            return {"whole": self}
+        share /= share[:, told].max(axis=1, keepdims=True)  # nobody waits for a unit that is left out
+        return {
+            unit: replace(self, latency_us=self.latency_us * part, weight=self.weight * part**_WAITING_POWER)
+            for unit, part, here in zip(UNITS, np.maximum(share, _IDLE).T, told, strict=True)
+            if here
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,57 +150,74 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_
     Raises:
         ModelError: when no category has `MIN_KERNELS` kernels, or a latency is no finite number.
     """
-    data = _data(kernels, target)
+    everything = _data(kernels, target)
     names = np.array(_names(kernels))
-    parts = {name: data.where(names == name) for name in sorted(set(names.tolist()))}
+    parts = {name: everything.where(names == name) for name in sorted(set(names.tolist()))}
     parts = {name: part for name, part in parts.items() if len(part.net) >= MIN_KERNELS}
     if not parts:
         raise ModelError(
             f"{len(kernels)} measured kernels are too few to learn from; {MIN_KERNELS} of one category are the least"
         )
-    rooflines = {name: _roofline(part) for name, part in parts.items()}
-    at = thresholds(
-        [inputs(part.columns, rooflines[name].parts_us(part.columns), target) for name, part in parts.items()]
-    )
+    jobs = {(name, unit): job for name, part in parts.items() for unit, job in part.units().items()}
+    rooflines = {job: _roofline(data) for job, data in jobs.items()}
+    at = thresholds([inputs(data.features, rooflines[job].parts_us(data.columns)) for job, data in jobs.items()])
     budget = min(trees, sum(len(part.net) for part in parts.values()) // _KERNELS_PER_TREE)
     # half of what a file holds tells the errors; few noisy kernels have to be told with all the trees they get
-    count = _shared(min(budget, _ALL_TREES // 2), {name: float(len(part.net)) for name, part in parts.items()}, parts)
-    errors = {name: _held_out(part, target, at, count[name]) for name, part in parts.items()}
-    wanted = {name: _missed(part, errors[name]) ** _ERROR_POWER for name, part in parts.items()}
+    seen = {job: float((data.weight / parts[job[0]].weight).sum()) for job, data in jobs.items()}
+    count = _shared(min(budget, _ALL_TREES // 2), seen, jobs)
+    told = {job: _held_out(data, at, count[job]) for job, data in jobs.items()}
+    wanted = {job: _missed(data, told[job]) ** _ERROR_POWER for job, data in jobs.items()}
+    jobs = {job: _noticed(data, parts[job[0]], told[job]) for job, data in jobs.items()}
+    held_out = np.full(len(kernels), np.nan)
+    for name, part in parts.items():
+        busy = [jobs[job].latency_us * np.exp(errors) for job, errors in told.items() if job[0] == name]
+        held_out[names == name] = np.log(np.max(busy, axis=0) / part.latency_us)
     while True:
-        count = _shared(budget, wanted, parts)
+        count = _shared(budget, wanted, jobs)
+        units = {
+            job: UnitModel(roofline.tiles, roofline.coefficients, _learn(jobs[job], roofline, at, count[job]))
+            for job, roofline in rooflines.items()
+        }
         models, sigma = {}, np.zeros(len(kernels))
-        held_out = np.full(len(kernels), np.nan)
         for name, part in parts.items():
-            models[name], sigma[names == name] = _category(part, rooflines[name], target, at, count[name], errors[name])
-            held_out[names == name] = errors[name]
-        learned = Learned(models, _correlation(data, held_out, sigma))
+            own = names == name
+            mine = {unit: model for (category, unit), model in units.items() if category == name}
+            models[name], sigma[own] = _category(part, mine, held_out[own], target, at)
+        learned = Learned(models, _correlation(everything, held_out, sigma))
         try:
             packed(learned)
         except ConfigError:  # thresholds that do not recur take more room
             if budget < MIN_KERNELS:
                 raise
-            budget = budget * 15 // 16
+            budget = budget * 31 // 32
         else:
             return learned
 
 
+def _noticed(data: _Data, part: _Data, errors: Real) -> _Data:
+    """A unit's job, in which kernels count where the unit waits but was told to be the slowest: that would be seen."""
+    share = data.latency_us / part.latency_us
+    told = np.minimum(share * np.exp(errors), 1.0)
+    seen = np.maximum(share**_WAITING_POWER, _TOLD_WEIGHT * told ** (2 * _WAITING_POWER))
+    return replace(data, weight=data.weight / share**_WAITING_POWER * seen)
+
+
 def _missed(data: _Data, errors: Real) -> float:
-    """How much of a category is not told yet, in whole nets: of a supplement there is as much as somebody made."""
+    """How much of a job is not told yet, in whole nets: of a supplement there is as much as somebody made."""
     return float((data.weight * np.minimum(np.abs(errors), 1.0))[data.own >= 1].sum()) + 1e-9
 
 
-def _shared(budget: int, wanted: Mapping[str, float], parts: Mapping[str, _Data]) -> dict[str, int]:
-    """Trees of each category as it is wanted, but none without kernels for them; at least one."""
-    most = {name: len(part.net) / _KERNELS_PER_TREE_OF_ONE for name, part in parts.items()}
-    given = dict.fromkeys(parts, 0.0)
-    for _ in parts:  # what some cannot take goes to the others
+def _shared(budget: int, wanted: Mapping[_Job, float], jobs: Mapping[_Job, _Data]) -> dict[_Job, int]:
+    """Trees of each job as it is wanted, but none without kernels for them; at least one."""
+    most = {job: len(data.net) / _KERNELS_PER_TREE_OF_ONE for job, data in jobs.items()}
+    given = dict.fromkeys(jobs, 0.0)
+    for _ in jobs:  # what some cannot take goes to the others
         left = budget - sum(given.values())
-        open_to_more = [name for name in parts if given[name] < most[name]]
-        share = left / max(sum(wanted[name] for name in open_to_more), 1e-30)
-        for name in open_to_more:
-            given[name] = min(given[name] + wanted[name] * share, most[name])
-    return {name: max(int(given[name]), 1) for name in parts}
+        open_to_more = [job for job in jobs if given[job] < most[job]]
+        share = left / max(sum(wanted[job] for job in open_to_more), 1e-30)
+        for job in open_to_more:
+            given[job] = min(given[job] + wanted[job] * share, most[job])
+    return {job: max(int(given[job]), 1) for job in jobs}
 
 
 def _names(kernels: Sequence[MeasuredKernel]) -> list[str]:
@@ -191,23 +246,36 @@ def _data(kernels: Sequence[MeasuredKernel], target: Target) -> _Data:
     root = np.sqrt(share)
     weight = own * (0.2 + root / max(float(root.mean()), 1e-30)) if len(kernels) else own
     floor = _FLOOR * float(np.median(latency)) if len(kernels) else 0.0
-    return _Data(columns, np.maximum(latency, floor), net, own, weight)
+    return _Data(
+        columns, features(columns, target), np.maximum(latency, floor), _busy(kernels, floor), net, own, weight
+    )
+
+
+def _busy(kernels: Sequence[MeasuredKernel], floor: float) -> Real:
+    """Busy time of each of `UNITS`, NaN where nobody tells; what takes next to no time keeps all of them busy so."""
+    told = [[UNITS.index(unit) for unit, _ in kernel.busy_us] for kernel in kernels]
+    anywhere = sorted({place for places in told for place in places})
+    found = np.full((len(kernels), len(UNITS)), np.nan)
+    for kernel, places, row in zip(kernels, told, found, strict=True):
+        if kernel.latency_us <= floor:
+            row[anywhere] = floor
+        else:
+            row[places] = [us for _, us in kernel.busy_us]
+    return found
 
 
 def _category(
-    data: _Data, roofline: _Roofline, target: Target, at: Sequence[Single], trees: int, errors: Real
+    data: _Data, units: Mapping[Unit, UnitModel], errors: Real, target: Target, at: Sequence[Single]
 ) -> tuple[CategoryModel, Real]:
     """Return the model, and its one sigma of each kernel, given the log errors of a model that never saw its net."""
-    grown, seen = _learn(data, roofline, target, at, trees)
+    sizes = data.features[:, :SIZES]
+    model = CategoryModel(units, sizes.min(axis=0), sizes.max(axis=0), Trees.constant(0.0))
+    *_, seen = model.predict(data.columns, target)
     spread = _spread(seen, errors, data.weight, at)
-    sizes = seen[:, :SIZES]
-    model = CategoryModel(
-        roofline.tiles, roofline.coefficients, sizes.min(axis=0), sizes.max(axis=0), trees=grown, spread=spread
-    )
-    return model, np.exp(spread.predict(seen))
+    return replace(model, spread=spread), np.exp(spread.predict(seen))
 
 
-def _held_out(data: _Data, target: Target, at: Sequence[Single], trees: int) -> Real:
+def _held_out(data: _Data, at: Sequence[Single], trees: int) -> Real:
     """Logarithm of predicted over measured latency, by models that never saw a kernel's net."""
     errors = np.zeros(len(data.net))
     fold = data.net % FOLDS
@@ -217,20 +285,19 @@ def _held_out(data: _Data, target: Target, at: Sequence[Single], trees: int) -> 
             continue
         known, unknown = data.where(~out), data.where(out)
         roofline = _roofline(known)
-        grown, _ = _learn(known, roofline, target, at, trees)
         parts = roofline.parts_us(unknown.columns)
-        left = grown.predict(inputs(unknown.columns, parts, target))
+        left = _learn(known, roofline, at, trees).predict(inputs(unknown.features, parts))
         errors[out] = np.log(np.maximum(added(parts), LEAST_US)) + left - np.log(unknown.latency_us)
     return errors
 
 
-def _learn(data: _Data, roofline: _Roofline, target: Target, at: Sequence[Single], trees: int) -> tuple[Trees, Single]:
-    """Return the trees on what the roofline leaves, and what they saw."""
+def _learn(data: _Data, roofline: _Roofline, at: Sequence[Single], trees: int) -> Trees:
+    """Return the trees on what the roofline leaves."""
     parts = roofline.parts_us(data.columns)
-    seen = inputs(data.columns, parts, target)
     # rounded: where the roofline is exact, there is nothing for trees to learn
     left = np.asarray(np.round(np.log(data.latency_us / np.maximum(added(parts), LEAST_US)), 6), np.float64)
-    return boosted(seen, left, data.weight, at, trees=trees, leaves=LEAVES, learning_rate=_RATE), seen
+    seen = inputs(data.features, parts)
+    return boosted(seen, left, data.weight, at, trees=trees, leaves=LEAVES, learning_rate=_RATE)
 
 
 def _roofline(data: _Data) -> _Roofline:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphopt.cost.kernels import Kernel
+from graphopt.cost.learned import Unit
 from graphopt.ir.graph import Graph
-from graphopt.measure.backend import Row
+from graphopt.measure.backend import Row, busy_in_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,12 @@ class Group:
     Attributes:
         kernels: their numbers in the decomposition, ascending; one number where the kernel was measured alone.
         latency_us: measured, all together.
+        busy_us: (unit, microseconds) where the device tells (`graphopt.measure.backend.Row`).
     """
 
     kernels: tuple[int, ...]
     latency_us: float
+    busy_us: tuple[tuple[Unit, float], ...] = ()
 
     @property
     def is_single(self) -> bool:
@@ -54,21 +57,25 @@ def join(graph: Graph, kernels: Sequence[Kernel], rows: Sequence[Row]) -> tuple[
             kernel = parent[kernel]
         return kernel
 
-    placed: list[tuple[int, float]] = []
+    placed: list[tuple[int, Row]] = []
     for row in rows:
         inside = sorted({owner[tensor] for tensor in row.tensors if tensor in owner})
         if not inside:
             continue
         for kernel in inside[1:]:
             parent[root(kernel)] = root(inside[0])
-        placed.append((inside[0], row.latency_us))
-    sums = [0.0] * len(kernels)
-    for kernel, latency_us in placed:
-        sums[root(kernel)] += latency_us
+        placed.append((inside[0], row))
+    ran: dict[int, list[Row]] = {}
+    for kernel, row in placed:
+        ran.setdefault(root(kernel), []).append(row)
     members: dict[int, list[int]] = {}
     for kernel in range(len(kernels)):
         members.setdefault(root(kernel), []).append(kernel)
-    return tuple(Group(tuple(inside), sums[first]) for first, inside in sorted(members.items(), key=lambda one: one[1]))
+    found = []
+    for first, inside in sorted(members.items(), key=lambda one: one[1]):
+        there = ran.get(first, [])
+        found.append(Group(tuple(inside), sum((row.latency_us for row in there), start=0.0), busy_in_turn(there)))
+    return tuple(found)
 
 
 def _owners(graph: Graph, kernels: Sequence[Kernel]) -> dict[str, int]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from graphopt.cost.learned import UNITS, Unit
 from graphopt.errors import ConfigError
 from graphopt.measure.backend import Measurement, Refusal, Row
 
@@ -182,7 +183,19 @@ def _values(entry: Entry) -> dict[str, Any]:
     values |= {"total_us": answer.total_us, "spread": answer.spread}
     if answer.energy_uj is not None:
         values["energy_uj"] = answer.energy_uj
-    return values | {"rows": [[list(row.tensors), row.latency_us] for row in answer.rows]}
+    return values | {"rows": [_row_values(row) for row in answer.rows]}
+
+
+def _row_values(row: Row) -> list[Any]:
+    told = [list(row.tensors), row.latency_us]
+    return [*told, dict(row.busy_us)] if row.busy_us else told
+
+
+def _row(tensors: Sequence[str], latency_us: float, busy_us: Mapping[Unit, float] | None = None) -> Row:
+    busy = tuple((unit, float(us)) for unit, us in (busy_us or {}).items())
+    if wrong := [unit for unit, _ in busy if unit not in UNITS]:
+        raise ValueError(f"no unit {wrong[0]!r}; known: {', '.join(UNITS)}")
+    return Row(tuple(tensors), float(latency_us), busy)
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:
@@ -191,6 +204,6 @@ def _entry(values: Mapping[str, Any]) -> Entry:
         place, reason = values["refused"]
         answer = Refusal(place, reason)
     else:
-        rows = tuple(Row(tuple(tensors), float(latency_us)) for tensors, latency_us in values["rows"])
+        rows = tuple(_row(*row) for row in values["rows"])
         answer = Measurement(float(values["total_us"]), rows, float(values["spread"]), values.get("energy_uj"))
     return Entry(values["net"], values["print"], answer)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from graphopt.cost.categories import Category
 from graphopt.cost.features import FEATURES, SIZES, TERMS, features, rows, terms
-from graphopt.cost.learned import CategoryModel, Learned
+from graphopt.cost.learned import CategoryModel, Learned, UnitModel
 from graphopt.cost.trees import LEAVES, Real, Single, Trees
 from graphopt.cost.workload import Workload
 from graphopt.errors import ModelError
@@ -265,11 +265,9 @@ def _model(
         start += len(edges)
     if not coefficients.any():  # the totals do not show this category: it is as good as free
         coefficients = np.where(np.array(TERMS) == "one", 1e-6, 0.0)
-    return CategoryModel(
+    whole = UnitModel(
         tiles=np.array(tiles, np.int64),
         coefficients=coefficients,
-        low=sizes.min(axis=0),
-        high=sizes.max(axis=0),
         trees=Trees(
             base=np.zeros(1, np.float32),
             split_feature=np.array(feature, np.uint8),
@@ -278,5 +276,6 @@ def _model(
             mask=mask,
             value=value,
         ),
-        spread=Trees.constant(float(np.log(sigma))),
     )
+    spread = Trees.constant(float(np.log(sigma)))
+    return CategoryModel({"whole": whole}, sizes.min(axis=0), sizes.max(axis=0), spread)

@@ -8,24 +8,40 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import networkx as nx
 
+from graphopt.cost.learned import Unit
 from graphopt.errors import ConfigError, did_you_mean
 from graphopt.ir.graph import Graph
-from graphopt.measure.backend import Measurement, Refusal, Row
+from graphopt.measure.backend import Measurement, Refusal, Row, busy_in_turn
 from graphopt.measure.tflite import convert
 from graphopt.measure.tflite_file import TfModel, TfOp
 from graphopt.measure.tflite_writer import WeightSource
-from graphopt.measure.vela_compiler import ACCELERATORS, MEMORY_MODE, Failure, Report, compile_files, core_clock_mhz
+from graphopt.measure.vela_compiler import (
+    ACCELERATORS,
+    MEMORY_MODE,
+    Failure,
+    Report,
+    Table,
+    compile_files,
+    core_clock_mhz,
+)
 
 _BATCH: Final = 16
 """Models that are held and compiled at once."""
 
 _ON_CPU: Final = "Passthrough"
+
+_UNITS: Final[Mapping[Unit, Sequence[str]]] = {
+    "compute": ("npu_cycles",),
+    "on-chip": ("Sram_ac",),
+    "off-chip": ("OffChipFlash_ac", "Dram_ac"),
+}
+"""Columns of Vela's table: cycles of the MAC array, and of what reaches each memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +101,15 @@ class Vela:
     def _measurement(self, graph: Graph, model: TfModel, report: Report | Failure) -> Measurement | Refusal:
         if isinstance(report, Failure):
             return Refusal(graph.outputs[0], report.reason)
-        rows = cycle_rows(report, model)
+        clock_mhz = core_clock_mhz(ACCELERATORS[self.accelerator].system_config)
+        rows = kernel_rows(report, model, clock_mhz)
         if isinstance(rows, Refusal):
             return rows
-        clock_mhz = core_clock_mhz(ACCELERATORS[self.accelerator].system_config)
-        return Measurement(
-            total_us=report.total_cycles / clock_mhz,
-            rows=tuple(Row(tensors, cycles / clock_mhz) for tensors, cycles in rows),
-            spread=0.0,
-        )
+        return Measurement(report.total_cycles / clock_mhz, tuple(rows), spread=0.0)
 
 
-def cycle_rows(report: Report, model: TfModel) -> list[tuple[tuple[str, ...], int]] | Refusal:
-    """Return (ONNX tensors, cycles) for each kernel: what stands for the same ONNX ops, or was fused, is one.
+def kernel_rows(report: Report, model: TfModel, clock_mhz: float) -> list[Row] | Refusal:
+    """Return one row for each kernel: what stands for the same ONNX ops, or was fused, is one.
 
     What Vela dissolved (a RESHAPE, a PAD that went into the convolution) is in no row, unless it was written for the
     sake of an op that has one.
@@ -107,18 +119,30 @@ def cycle_rows(report: Report, model: TfModel) -> list[tuple[tuple[str, ...], in
     leader = dict(zip(map(int, group["id"]), map(int, group["group_id"]), strict=True))
     order = {tensor: i for i, tensor in enumerate(dict.fromkeys(name for op in model.ops for name in op.covers))}
     ran = nx.Graph()  # Vela's operators by number, ONNX tensors by name
+    busy = _busy_us(perf, clock_mhz)
     entries = zip(map(int, perf["id"]), perf["source_id"], perf["operator"], map(int, perf["op_cycles"]), strict=True)
-    for number, source_id, operator, cycles in entries:
+    for line, (number, source_id, operator, cycles) in enumerate(entries):
         op = model.ops[place[source_id]]
         if operator == _ON_CPU:
             return _left_to_cpu(op, model, report.said)
-        ran.add_node(number, cycles=cycles)
+        ran.add_node(number, row=Row((), cycles / clock_mhz, busy[line]))
         ran.add_edges_from((number, tied) for tied in (*op.covers, leader.get(number, number)))
     rows = []
     for members in nx.connected_components(ran):
         tensors = sorted((name for name in members if name in order), key=order.__getitem__)
-        rows.append((tuple(tensors), sum(ran.nodes[name].get("cycles", 0) for name in members)))
+        parts = [ran.nodes[number]["row"] for number in sorted(name for name in members if name not in order)]
+        rows.append(Row(tuple(tensors), sum(row.latency_us for row in parts), busy_in_turn(parts)))
     return rows
+
+
+def _busy_us(perf: Table, clock_mhz: float) -> list[tuple[tuple[Unit, float], ...]]:
+    """What keeps each operator's units busy. An operator takes the longest of these, to the cycle."""
+    told = {unit: [perf[name] for name in names if name in perf] for unit, names in _UNITS.items()}
+    cycles = {unit: [max(map(int, values)) for values in zip(*columns, strict=True)] for unit, columns in told.items()}
+    return [
+        tuple((unit, float(values[place]) / clock_mhz) for unit, values in cycles.items() if values)
+        for place in range(len(perf["id"]))
+    ]
 
 
 def _left_to_cpu(op: TfOp, model: TfModel, said: str) -> Refusal:

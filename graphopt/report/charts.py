@@ -16,6 +16,9 @@ from graphopt.report.text import plain
 
 WIDTH = 1080
 
+CHANGED = (("was", "before"), ("gone", "fused away"), ("new", "new"))
+"""Classes and words of what became of a kernel."""
+
 
 def safe(text: object) -> str:
     """Untrusted text for HTML and SVG."""
@@ -43,6 +46,14 @@ def kernel_pairs(before: Estimate, after: Estimate) -> list[tuple[KernelEstimate
             order.insert(previous + 1, key)
         previous = order.index(key)
     return [(old.get(key), new.get(key)) for key in order]
+
+
+def legend(*estimates: Estimate) -> list[tuple[str, str]]:
+    """Classes and words of what bounds kernels; traffic on the chip only where a measured target tells of it."""
+    keys = [("compute", "bound by compute"), ("memory", "bound by DRAM"), ("overhead", "bound by overhead")]
+    if any(kernel.bound == "on-chip" for estimate in estimates for kernel in estimate.kernels):
+        keys.append(("on-chip", "bound by on-chip memory"))
+    return keys
 
 
 def timeline(before: Estimate, after: Estimate) -> str:

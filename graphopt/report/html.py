@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from graphopt.report import format as f
 from graphopt.report.calibrated import calibrated_sections
-from graphopt.report.charts import Point, kernel_bars, kernel_pairs, safe, scatter, timeline
+from graphopt.report.charts import CHANGED, Point, kernel_bars, kernel_pairs, legend, safe, scatter, timeline
 from graphopt.report.parts import badge, section, table
 from graphopt.report.sentences import (
     capacity_sentence,
@@ -33,7 +33,9 @@ def html_report(result: OptimizeResult) -> str:
         if result.plan.changes:
             body += [_latency(result), _changes(result)]
         else:
-            body.append(section("Where the latency goes", _legend(both=False), kernel_bars(*result.estimates)))
+            body.append(
+                section("Where the latency goes", _legend(legend(*result.estimates)), kernel_bars(*result.estimates))
+            )
     if result.verification is not None:
         body.append(_verification(result.verification, exact=result.safety == "exact"))
     body += calibrated_sections(result)
@@ -119,17 +121,14 @@ def _latency(result: OptimizeResult) -> str:
     text += f" ({gone} fused away, {new} new)." if gone or new else "."
     return section(
         "Where the latency goes",
-        _legend(both=True),
+        _legend([*legend(before, after), *CHANGED]),
         timeline(before, after),
         "<p class=note>Kernel by kernel, in running order. Point at a bar for its name. " + text + "</p>",
         kernel_bars(before, after),
     )
 
 
-def _legend(*, both: bool) -> str:
-    keys = [("compute", "bound by compute"), ("memory", "bound by DRAM"), ("overhead", "bound by overhead")]
-    if both:
-        keys += [("was", "before"), ("gone", "fused away"), ("new", "new")]
+def _legend(keys: Sequence[tuple[str, str]]) -> str:
     return "<p class=legend>" + "".join(f'<span><i class="{key}"></i>{text}</span>' for key, text in keys) + "</p>"
 
 

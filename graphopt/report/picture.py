@@ -5,29 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphopt.report import format as f
-from graphopt.report.charts import WIDTH, kernel_bars, safe, timeline
+from graphopt.report.charts import CHANGED, WIDTH, kernel_bars, legend, safe, timeline
 from graphopt.results import OptimizeResult
 
 _STYLE = """
 text{font:12px system-ui,-apple-system,"Segoe UI",sans-serif;fill:#5d6b7c}
 .title{font-size:20px;font-weight:650;fill:#1b2430}.lead{font-size:15px}.value{font-size:14px;font-weight:650;fill:#1b2430}
-.compute{fill:#2f6fd0}.memory{fill:#e08a1e}.overhead{fill:#8f99a8}.was{fill:#d5dbe4}.gone{fill:#b3372b}.new{fill:#16794c}
+.compute{fill:#2f6fd0}.memory{fill:#e08a1e}.overhead{fill:#8f99a8}.on-chip{fill:#7a52c7}.was{fill:#d5dbe4}.gone{fill:#b3372b}.new{fill:#16794c}
 .hit{fill:none}.grid{stroke:#e2e6ec}.base{stroke:#5d6b7c}.card{fill:#fff}
 @media (prefers-color-scheme:dark){
 text{fill:#9aa7b7}.title,.value{fill:#e8edf3}
-.compute{fill:#5b96f0}.memory{fill:#f0a447}.overhead{fill:#77828f}.was{fill:#394452}.gone{fill:#f2786b}.new{fill:#4cc38a}
+.compute{fill:#5b96f0}.memory{fill:#f0a447}.overhead{fill:#77828f}.on-chip{fill:#a486e8}.was{fill:#394452}.gone{fill:#f2786b}.new{fill:#4cc38a}
 .grid{stroke:#2c3541}.base{stroke:#9aa7b7}.card{fill:#1b212a}}
 """
 
 MARGIN = 24
-_LEGEND = (
-    ("compute", "bound by compute"),
-    ("memory", "bound by DRAM"),
-    ("overhead", "bound by overhead"),
-    ("was", "before"),
-    ("gone", "fused away"),
-    ("new", "new"),
-)
 
 
 def svg_picture(result: OptimizeResult) -> str:
@@ -40,7 +32,7 @@ def svg_picture(result: OptimizeResult) -> str:
     lead = f"{gain} estimated latency, {f.plural(result.plan.changes, 'change')}, {result.safety}"
     parts = []
     x = float(MARGIN)
-    for style, text in _LEGEND:
+    for style, text in (*legend(before, after), *CHANGED):
         parts.append(f'<rect class="{style}" x="{x:.0f}" y="80" width="12" height="12" rx="3"/>')
         parts.append(f'<text x="{x + 18:.0f}" y="90">{text}</text>')
         x += 40 + 6.6 * len(text)

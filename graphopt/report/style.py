@@ -2,10 +2,11 @@
 
 STYLE = """
 :root{--bg:#f6f7f9;--card:#fff;--ink:#1b2430;--soft:#5d6b7c;--line:#e2e6ec;--compute:#2f6fd0;--memory:#e08a1e;
---overhead:#8f99a8;--was:#d5dbe4;--good:#16794c;--bad:#b3372b;--warn:#946200;--gone:#b3372b;--new:#16794c}
+--overhead:#8f99a8;--on-chip:#7a52c7;--was:#d5dbe4;--good:#16794c;--bad:#b3372b;--warn:#946200;--gone:#b3372b;
+--new:#16794c}
 @media (prefers-color-scheme:dark){:root{--bg:#12161c;--card:#1b212a;--ink:#e8edf3;--soft:#9aa7b7;--line:#2c3541;
---compute:#5b96f0;--memory:#f0a447;--overhead:#77828f;--was:#394452;--good:#4cc38a;--bad:#f2786b;--warn:#e2b04a;
---gone:#f2786b;--new:#4cc38a}}
+--compute:#5b96f0;--memory:#f0a447;--overhead:#77828f;--on-chip:#a486e8;--was:#394452;--good:#4cc38a;--bad:#f2786b;
+--warn:#e2b04a;--gone:#f2786b;--new:#4cc38a}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 main{max-width:1160px;margin:0 auto;padding:28px 20px 60px}
@@ -28,7 +29,7 @@ border:1px solid currentColor;color:var(--soft)}
 svg{width:100%;height:auto;display:block;margin:6px 0 10px}
 svg text{font:12px system-ui,sans-serif;fill:var(--soft)}svg text.value{fill:var(--ink);font-weight:650;font-size:14px}
 .compute{fill:var(--compute);background:var(--compute)}.memory{fill:var(--memory);background:var(--memory)}
-.overhead{fill:var(--overhead);background:var(--overhead)}.was{fill:var(--was);background:var(--was)}
+.overhead{fill:var(--overhead);background:var(--overhead)}.on-chip{fill:var(--on-chip);background:var(--on-chip)}.was{fill:var(--was);background:var(--was)}
 .gone{fill:var(--gone);background:var(--gone)}circle.new,.legend .new{fill:var(--new);background:var(--new)}
 .hit{fill:transparent}g:hover .hit{fill:var(--line);opacity:.6}.seg:hover{opacity:.7}
 .grid{stroke:var(--line)}.base{stroke:var(--soft)}

@@ -101,7 +101,7 @@ class _Compiler:
         def shape_of(tensor: str) -> tuple[int | npt.NDArray[np.int64], ...]:
             return tuple(grid.values(self._narrowed(axis)) for axis in shapes[tensor])
 
-        self.unpriced.append((grid, workload(kernel, graph, shape_of), when))
+        self.unpriced.append((grid, workload(kernel, graph, shape_of, self.space.graph), when))
 
     def _price_kernels(self) -> None:
         """Add the factors of all kernels, priced in one call."""

@@ -174,7 +174,7 @@ def test_estimate(run, small_model: Path) -> None:
     values = json.loads(run("estimate", small_model, "--per-kernel", "--json").stdout)
     assert values["kind"] == "estimate"
     assert sum(kernel["macs"] for kernel in values["kernels"]) == values["macs"] > 0
-    assert {kernel["bound"] for kernel in values["kernels"]} <= {"compute", "memory", "overhead"}
+    assert {kernel["bound"] for kernel in values["kernels"]} <= {"compute", "memory", "overhead", "on-chip"}
     table = run("estimate", small_model, "--per-kernel").stdout
     assert "bound by" in table
     assert "Conv+Relu" in table

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphopt.cost.categories import Category
 from graphopt.cost.features import INPUTS, SIZES, TERMS
-from graphopt.cost.learned import CategoryModel, Learned
+from graphopt.cost.learned import CategoryModel, Learned, Unit, UnitModel
 from graphopt.cost.learned_file import packed
 from graphopt.cost.trees import LEAVES, Trees
 from graphopt.resources import targets_dir
@@ -33,16 +33,24 @@ def stumps(splits: dict[str, float], step: float) -> Trees:
     )
 
 
-def model(trees: Trees | None = None, sigma: float = 0.02, largest: float = 30.0) -> CategoryModel:
-    """Half a nanosecond for each operation padded to 8 channels, 0.1 ns for each byte, 1 us to start."""
+def unit(trees: Trees | None = None, times: float = 1.0) -> UnitModel:
+    """Half a nanosecond for each operation padded to 8 channels, 0.1 ns for each byte, 1 us to start; so many times."""
     coefficients = np.zeros(len(TERMS))
     coefficients[[0, 1, 2, 3, 4, 6]] = [5e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1.0]
-    return CategoryModel(
+    return UnitModel(
         tiles=np.array([8, 8], np.int64),
-        coefficients=coefficients,
+        coefficients=coefficients * times,
+        trees=trees or stumps({"log channels_out": 3.0, "rows padded to 16": 1.25, "log pixels": 5.0}, 0.25),
+    )
+
+
+def model(trees: Trees | None = None, sigma: float = 0.02, largest: float = 30.0, **units: UnitModel) -> CategoryModel:
+    """One category, of one unit where no others are given (``on_chip`` is the unit ``on-chip``)."""
+    names: dict[str, Unit] = {"compute": "compute", "on_chip": "on-chip", "off_chip": "off-chip"}
+    return CategoryModel(
+        units={names[name]: busy for name, busy in units.items()} or {"whole": unit(trees)},
         low=np.zeros(SIZES, np.float32),
         high=np.full(SIZES, largest, np.float32),
-        trees=trees or stumps({"log channels_out": 3.0, "rows padded to 16": 1.25, "log pixels": 5.0}, 0.25),
         spread=Trees.constant(float(np.log(sigma))),
     )
 

@@ -96,7 +96,7 @@ def test_groups_of_one_channel_lie_side_by_side_and_wider_ones_do_not() -> None:
 def test_what_the_roofline_is_made_of_is_seen() -> None:
     columns = rows([conv(8, 8), conv(64, 64)], NPU).columns
     parts = terms(columns, 8, 8) * np.arange(1.0, 1 + len(TERMS))
-    seen = inputs(columns, parts, NPU)
+    seen = inputs(features(columns, NPU), parts)
     assert seen.shape == (2, len(INPUTS))
     assert (seen[:, : len(FEATURES)] == features(columns, NPU)).all()
     assert seen[:, len(FEATURES) : -1].sum(axis=1) == pytest.approx([1, 1])

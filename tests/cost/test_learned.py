@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from graphopt.cost.features import INPUTS, SIZES, TERMS
-from graphopt.cost.learned import EXTRAPOLATED, Learned
+from graphopt.cost.learned import EXTRAPOLATED, UNITS, Learned
 from graphopt.cost.learned_file import MAX_BYTES, packed, unpacked
 from graphopt.cost.trees import Trees
 from graphopt.errors import ConfigError
 from graphopt.targets.target import load_target
-from tests.cost.learner import learned, model, stumps
+from tests.cost.learner import learned, model, stumps, unit
 from tests.cost.test_features import conv
 
 NPU = load_target("npu-32")
@@ -33,6 +33,25 @@ def test_latency_is_roofline_times_trees() -> None:
     assert found.latency_us == pytest.approx([us[0] * np.exp(0.25), us[1] * np.exp(0.5)], rel=1e-6)
     assert found.uncertainty == pytest.approx([0.02, 0.02])
     assert not found.extrapolates.any()
+
+
+def test_a_kernel_takes_as_long_as_its_slowest_unit() -> None:
+    flat = unit(Trees.constant(0.0))
+    always = replace(flat, coefficients=np.where(np.array(TERMS) == "one", 500.0, 0.0))
+    several = model(compute=flat, off_chip=always)
+    load = conv(16, np.array([8, 24, 400]))
+    (found,) = Learned({"conv-kxk": several}).predict([load], NPU)
+    (compute,) = Learned({"conv-kxk": model(compute=flat)}).predict([load], NPU)
+    assert found is not None
+    assert compute is not None
+    assert compute.latency_us[1] < 500 < compute.latency_us[2]
+    assert found.latency_us == pytest.approx([500, 500, compute.latency_us[2]])
+    assert [UNITS[number] for number in found.unit] == ["off-chip", "off-chip", "compute"]
+    back = unpacked(packed(Learned({"conv-kxk": several, "conv-1x1": model()})), "mine.npz")
+    assert {name: list(one.units) for name, one in back.categories.items()} == {
+        "conv-1x1": ["whole"], "conv-kxk": ["compute", "off-chip"],
+    }  # fmt: skip
+    assert back.predict([load], NPU)[0].latency_us.tolist() == found.latency_us.tolist()  # type: ignore[union-attr]
 
 
 def test_beyond_what_was_measured_it_says_so() -> None:
@@ -58,7 +77,7 @@ def test_many_at_once_are_each_alone_and_the_unlearned_are_left() -> None:
 
 
 def test_an_op_type_that_is_learned_apart_is_priced_apart() -> None:
-    dear = replace(model(), coefficients=model().coefficients * 3)
+    dear = model(compute=unit(times=3))
     estimator = Learned({"copy": model(), "copy:Pad": dear})
     pad = replace(conv(8, 8), category="copy", op_type="Pad")
     loads = [pad, replace(pad, op_type="Concat"), replace(pad, op_type="Concat", weight_elements=0)]
@@ -86,11 +105,16 @@ def test_a_file_comes_back_as_it_was_and_has_no_clock() -> None:
     assert back.predict(loads, NPU)[0].latency_us == learned().predict(loads, NPU)[0].latency_us  # type: ignore[union-attr]
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         assert file["tiles"].tolist() == [[8, 8]] * 6
+        assert file["owner"].tolist() == [0, 1, 2, 3, 4, 5]
         assert sorted(file["split_at"].tolist()) == [1.25, 3.0, 5.0]  # stored once
 
 
-def rewritten(change: Callable[[dict[str, Any]], Any]) -> bytes:
-    with np.load(io.BytesIO(packed(learned()))) as file:
+def two_units(change: Callable[[dict[str, Any]], Any]) -> bytes:
+    return rewritten(change, Learned({"conv-1x1": model(compute=unit(), off_chip=unit())}))
+
+
+def rewritten(change: Callable[[dict[str, Any]], Any], estimator: Learned | None = None) -> bytes:
+    with np.load(io.BytesIO(packed(estimator or learned()))) as file:
         arrays = dict(file)
     change(arrays)
     buffer = io.BytesIO()
@@ -122,7 +146,8 @@ def test_a_file_with_fewer_names_in_another_order_says_the_same() -> None:
     """As a file that was made before features were added."""
     unused = {"second bytes", "tiles", "share of second bytes", "output_width padded to 64", "log groups"}
     cheap = np.array([name not in unused for name in TERMS], np.float64)
-    whole = Learned({name: replace(m, coefficients=m.coefficients * cheap) for name, m in learned().categories.items()})
+    cheaper = replace(unit(), coefficients=unit().coefficients * cheap)
+    whole = Learned({name: replace(one, units={"whole": cheaper}) for name, one in learned().categories.items()})
     generator = np.random.default_rng(1)
 
     def order(names: tuple[str, ...], first: int) -> np.ndarray:
@@ -170,15 +195,21 @@ def test_a_file_with_fewer_names_in_another_order_says_the_same() -> None:
         (rewritten(cut("inputs", 0, "log groups")), "inputs: made by another version"),
         (rewritten(cut("categories", 0, "conv-9x9")), "conv-9x9: no category"),
         (rewritten(cut("categories", 0, "reduce")), "reduce: no category"),
-        (rewritten(lambda a: a.update(categories=a["categories"][1:])), "do not fit together: tiles is int64.6, 2."),
+        (rewritten(lambda a: a.update(categories=a["categories"][1:])), "do not fit together: low is float32.6, 11."),
+        (rewritten(cut("units", 0, "gpu")), "gpu: no unit; known: whole, compute"),
+        (rewritten(lambda a: a.update(units=a["units"][1:])), "do not fit together: tiles is int64.6, 2."),
+        (rewritten(cut("owner", 0, 1)), "owner does not give each category its units"),
+        (rewritten(cut("owner", 0, 9)), "owner does not give each category its units"),
+        (two_units(cut("units", 1, "compute")), "a category has the same unit twice"),
         (rewritten(cut("coefficients", (4, 0), -1)), "matmul: .* not negative"),
-        (rewritten(cut("coefficients", (4, 0), np.inf)), "matmul: a number is not finite"),
-        (rewritten(cut("tiles", (4, 0), 0)), "matmul: tiles must be positive"),
-        (rewritten(cut("base", (5, 0), np.nan)), "reduce: trees: a number is not finite"),
-        (rewritten(cut("count", (5, 0), 4)), "count does not add up to the 18 trees"),
-        (rewritten(cut("count", (5, slice(None)), (4, -1))), "count does not add up to the 18 trees"),
+        (rewritten(cut("coefficients", (4, 0), np.inf)), "matmul: whole: a number is not finite"),
+        (rewritten(cut("tiles", (4, 0), 0)), "matmul: whole: tiles must be positive"),
+        (rewritten(cut("base", 5, np.nan)), "reduce: whole: trees: a number is not finite"),
+        (rewritten(cut("base", 11, np.nan)), "reduce: spread: a number is not finite"),
+        (rewritten(cut("count", 5, 4)), "count does not add up to the 18 trees"),
+        (rewritten(cut("count", slice(4, 6), (7, -1))), "count does not add up to the 18 trees"),
         (rewritten(cut("node", (15, 0), 77)), "do not fit together: .* out of bounds"),
-        (rewritten(cut("mask", (15, 0), 0)), "reduce: trees: mask leaves a row without a leaf"),
+        (rewritten(cut("mask", (15, 0), 0)), "reduce: whole: trees: mask leaves a row without a leaf"),
         (rewritten(cut("split_feature", 0, 200)), "do not fit together: .* out of bounds"),
         (rewritten(lambda a: a.update(split_feature=np.array([-1, 0, 1]))), "split_feature is int64"),
         (rewritten(lambda a: a.update(value=a["value"][1:])), "do not fit together: value is "),

@@ -67,7 +67,7 @@ def exact() -> Learned:
 
 
 def test_the_chips_tiles_are_found_and_unseen_nets_are_predicted(exact: Learned) -> None:
-    assert {name: model.tiles.tolist() for name, model in exact.categories.items()} == {
+    assert {name: model.units["whole"].tiles.tolist() for name, model in exact.categories.items()} == {
         "conv-1x1": [8, 16],
         "conv-kxk": [8, 16],
     }
@@ -106,7 +106,7 @@ def test_what_is_harder_to_tell_gets_more_trees(exact: Learned) -> None:
         for kernel in kernels
     ]  # fmt: skip
     plain, harder = (
-        {name: len(model.trees.node) for name, model in learned.categories.items()}
+        {name: len(model.units["whole"].trees.node) for name, model in learned.categories.items()}
         for learned in (exact, fit(noisy, NPU))
     )
     assert harder["conv-1x1"] / harder["conv-kxk"] > 2 * plain["conv-1x1"] / plain["conv-kxk"]

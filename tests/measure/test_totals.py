@@ -159,7 +159,7 @@ def test_kernels_are_solved_for_from_totals(nets: list[tuple[Workload, ...]]) ->
     # the widths are independent here, so even single kernels are found
     single = np.concatenate([latencies(one.loads) / hidden_us(one.loads) - 1 for one in held_out])
     assert np.median(np.abs(single)) < 0.05
-    assert [tuple(model.tiles) for model in learned.categories.values()] == [(16, 16), (16, 16)]
+    assert [tuple(model.units["whole"].tiles) for model in learned.categories.values()] == [(16, 16), (16, 16)]
     sigma = learned.predict(nets[0], TARGET)[0]
     assert sigma is not None
     assert 1e-3 <= float(sigma.uncertainty) < 0.05
