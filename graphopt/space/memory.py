@@ -164,6 +164,10 @@ def compile_memory(
     spans = activation_lifetimes(space.graph, space.kernels)
     step = {kernel.key: number for number, kernel in enumerate(space.kernels)}
     site_at = {step[key]: site for site in space.sites for key in site.kernels}
+
+    def begins(span: Lifetime) -> int:
+        return -1 if span.tensor in space.graph.inputs else span.first
+
     base = {span.tensor: base_shape(space.graph, space.channels, span.tensor) for span in spans}
     for number in range(len(space.kernels)):
         site = site_at.get(number)
@@ -171,20 +175,20 @@ def compile_memory(
         rows.add(alive, base, space.graph, None if site is None else (site_index[site.id], 0))
     for site in space.sites:
         first, last = min(step[key] for key in site.kernels), max(step[key] for key in site.kernels)
+        beside = [span.tensor for span in spans if begins(span) < first and span.last > last]
         for option, its in enumerate(site.options):
             part = parts.get((site.id, its.label)) if its.label != KEEP else None
             if part is not None:
-                for alive in _option_rows(rows, spans, first, last, part):
+                for alive in _option_rows(rows, spans, beside, part):
                     rows.add(alive, {**base, **part.shapes}, part.graph, (site_index[site.id], option))
     return rows.table(target, width_index, domains)
 
 
-def _option_rows(rows: _Rows, spans: Sequence[Lifetime], first: int, last: int, part: ScaledPart) -> list[list[str]]:
-    """What is alive at each step of an option that replaces the steps ``first`` to ``last``."""
+def _option_rows(rows: _Rows, spans: Sequence[Lifetime], beside: Sequence[str], part: ScaledPart) -> list[list[str]]:
+    """What is alive at each step of an option; the tensors ``beside`` are so before it and after it."""
     around = {span.tensor: span for span in spans}
     inner = activation_lifetimes(part.graph, part.kernels)
     own = {rows.storage(span.tensor, around): span for span in inner}
-    beside = [span.tensor for span in spans if span.first < first and span.last > last]
     found = []
     for number in range(len(part.kernels)):
         here = [

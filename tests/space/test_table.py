@@ -10,6 +10,7 @@ import pytest
 from graphopt.apply import apply_actions
 from graphopt.cost.estimate import estimate
 from graphopt.cost.kernels import decompose
+from graphopt.cost.learned import Learned
 from graphopt.cost.memory import activation_lifetimes
 from graphopt.cost.workload import tensor_bytes
 from graphopt.decide import actions_of
@@ -24,7 +25,8 @@ from graphopt.space.compiler import compile_table
 from graphopt.space.space import Space
 from graphopt.space.table import DRAM_BYTES, ENERGY, INVALID, LATENCY, MACS, PARAMETER_BYTES, CostTable
 from graphopt.targets.target import Target, load_target
-from tests.cost.learner import learned, target_file
+from tests.cost.learner import learned, stumps, target_file
+from tests.cost.learner import model as model_of
 from tests.cost.live_set import live_set
 from tests.targets.energy import telling
 from tests.weights.nets import net
@@ -124,6 +126,30 @@ def test_a_shared_constant_counts_as_often_as_widths_cut_it_apart(tmp_path: Path
     save(net(SHARED, tmp_path / "made.onnx"), model)
     check_prices(model, Options(allow="retrain"), count=20)
     check_prices(model, Options(allow="retrain", curate_widths=True), count=40)
+
+
+JOINED = (
+    '<ir_version: 8, opset_import: ["": 17]> m (float[1,16,8,8] x) => (float[1,8,8,8] y) '
+    "<float[32,16,1,1] w1, float[32,1,3,3] d1, float[16,32,1,1] w2, float[16,16,3,3] w3, float[8,32,1,1] w4> {"
+    "a = Conv (x, w1) a1 = Relu (a) a2 = Conv <group = 32, pads = [1, 1, 1, 1]> (a1, d1) a3 = Relu (a2) "
+    "a4 = Conv (a3, w2) b = Conv <pads = [1, 1, 1, 1]> (x, w3) c = Concat <axis = 1> (a4, b) y = Conv (c, w4) }"
+)
+
+
+def test_a_part_of_a_concatenation_costs_the_same_cut_out_of_its_model(tmp_path: Path) -> None:
+    """On a target where it is dear to write into one, sites that are priced alone know what reads them."""
+    trees = stumps({"joined": 0.5}, 1.0)
+    dear = Learned({name: model_of(trees) for name in ("conv-1x1", "conv-kxk", "depthwise", "copy")})
+    target = target_file(tmp_path, dear)
+    model = tmp_path / "joined.onnx"
+    save(net(JOINED, tmp_path / "made.onnx"), model)
+    options = Options(target=str(target), allow="retrain")
+    check_prices(model, options, count=30)
+    space, table, _ = priced(model, options)
+    assert any(site.options for site in space.sites)
+    plain = target_file(tmp_path, Learned({name: model_of(stumps({}, 1.0)) for name in dear.categories}))
+    indifferent = compile_table(space, load_target(plain))
+    assert table.evaluate(table.default()[None])[LATENCY] > indifferent.evaluate(table.default()[None])[LATENCY]
 
 
 def test_the_cheapest_candidate_costs_what_its_model_costs(real_models: tuple[Path, ...]) -> None:
