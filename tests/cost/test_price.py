@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from graphopt.cost.estimate import estimate
+from graphopt.cost.learned import Learned
 from graphopt.cost.price import UNLEARNED, learned_of, price_all
-from graphopt.cost.roofline import price
+from graphopt.cost.roofline import BOUNDS, price
 from graphopt.errors import ConfigError
 from graphopt.targets.target import load_target
 from tests.cost.builder import inverted_bottleneck
-from tests.cost.learner import learned, target_file
+from tests.cost.learner import learned, model, target_file, unit
 from tests.cost.test_features import conv
 
 NPU = load_target("npu-32")
@@ -41,6 +42,16 @@ def test_a_learned_target_predicts_latency_and_counts_the_rest(tmp_path: Path) -
     # nothing was learned about it: the closed form, and no trust in it
     assert other.latency_us == price(LOADS[1], NPU).latency_us
     assert (other.uncertainty, other.extrapolates) == (1.0, True)
+
+
+def test_what_bounds_a_kernel_is_what_was_measured(tmp_path: Path) -> None:
+    loads = [conv(16, 24)] * 2
+    for slow, bound in (("compute", "compute"), ("on_chip", "on-chip"), ("off_chip", "memory")):
+        units = {name: unit(times=3.0 if name == slow else 1.0) for name in ("compute", "on_chip", "off_chip")}
+        target = load_target(target_file(tmp_path, Learned({"conv-kxk": model(**units)})))
+        assert {BOUNDS[int(cost.bound)] for cost in price_all(loads, target)} == {bound}
+    target = load_target(target_file(tmp_path, Learned({"conv-kxk": model()})))
+    assert [cost.bound for cost in price_all(loads, target)] == [price(load, target).bound for load in loads]
 
 
 def test_a_model_says_how_far_to_trust_it(tmp_path: Path) -> None:

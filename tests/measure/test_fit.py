@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graphopt.cost.categories import Category
-from graphopt.cost.learned import Learned
+from graphopt.cost.learned import UNITS, Learned, Unit
 from graphopt.cost.learned_file import MAX_BYTES, packed, unpacked
 from graphopt.cost.trees import LEAF_STEP
 from graphopt.cost.workload import Workload
@@ -111,6 +111,51 @@ def test_what_is_harder_to_tell_gets_more_trees(exact: Learned) -> None:
     )
     assert harder["conv-1x1"] / harder["conv-kxk"] > 2 * plain["conv-1x1"] / plain["conv-kxk"]
     assert sum(harder.values()) <= len(kernels) // 5
+
+
+def told(kernels: list[MeasuredKernel], bytes_per_us: float) -> list[MeasuredKernel]:
+    """The same kernels on a chip whose weights come from a slow memory while it computes."""
+    found = []
+    for kernel in kernels:
+        busy = kernel.latency_us, int(kernel.load.weight_elements) / bytes_per_us
+        units: tuple[tuple[Unit, float], ...] = (("compute", busy[0]), ("on-chip", 1e-4), ("off-chip", busy[1]))
+        found.append(replace(kernel, latency_us=max(busy), busy_us=units))
+    return found
+
+
+def test_units_that_are_told_apart_are_learned_apart_and_better() -> None:
+    learning, unseen = told(nets(1, 60), 8.0), told(nets(2, 60), 8.0)
+    slowest = np.array([max(kernel.busy_us, key=lambda one: one[1])[0] for kernel in unseen])
+    assert 0.2 < np.mean(slowest == "off-chip") < 0.8
+    learned = fit(learning, NPU)
+    # nobody ever waits for the on-chip memory
+    assert {tuple(model.units) for model in learned.categories.values()} == {("compute", "off-chip")}
+    predictions = learned.predict([kernel.load for kernel in unseen], NPU)
+    guessed = np.array([UNITS[int(one.unit)] for one in predictions if one is not None])
+    assert np.mean(guessed == slowest) > 0.95
+    whole = fit([replace(kernel, busy_us=()) for kernel in learning], NPU)
+    assert all(list(model.units) == ["whole"] for model in whole.categories.values())
+    errors = [np.abs(off(one, unseen)[0]) for one in (learned, whole)]
+    assert np.mean(errors[0]) < 0.7 * np.mean(errors[1])
+    # one kernel that is not told, and the maximum is all there is
+    partly = fit([replace(learning[0], busy_us=()), *learning[1:]], NPU).categories
+    assert list(partly[learning[0].load.category].units) == ["whole"]
+
+
+def test_a_unit_that_waits_is_not_told_to_be_the_slowest() -> None:
+    """It is hardly ever seen, so nothing but these kernels says how little it does."""
+    kernels = told(nets(1, 60), 8.0)
+    waiting = [
+        replace(kernel, busy_us=(("compute", kernel.latency_us), ("off-chip", 1e-6 * kernel.latency_us)))
+        if kernel.load.output_width >= 16 else kernel
+        for kernel in kernels
+    ]  # fmt: skip
+    learned = fit(waiting, NPU)
+    for model in learned.categories.values():
+        assert set(model.units) == {"compute", "off-chip"}
+    here = [kernel for kernel in waiting if kernel.load.output_width >= 16]
+    error = off(learned, here)[0]
+    assert np.quantile(error, 0.99) < 0.2
 
 
 def test_what_is_rare_or_never_varies_is_dealt_with(exact: Learned) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from graphopt.cost.kernels import decompose
 from graphopt.ir.graph import Graph
-from graphopt.measure.backend import Row
+from graphopt.measure.backend import Row, busy_in_turn
 from graphopt.measure.join import Group, join
 from graphopt.targets.target import load_target
 from tests.cost.builder import Builder
@@ -38,6 +40,21 @@ def test_rows_that_line_up_are_the_kernels_own() -> None:
 
 def test_rows_inside_a_kernel_are_added_up() -> None:
     assert joined((1.0, ("conv",)), (0.5, ("relu",)), (2.0, ("pool",)))[0] == Group((0,), 1.5)
+
+
+def test_units_are_busy_in_turn() -> None:
+    first = Row(("conv",), 10.0, (("compute", 10.0), ("off-chip", 2.0)))
+    second = Row(("relu",), 6.0, (("compute", 1.0), ("off-chip", 6.0)))
+    free = Row(("more",), 0.0)
+    assert busy_in_turn([first, free]) == first.busy_us
+    # 11 and 8 in 16 microseconds, as each waits for the other: the longest is stretched to the whole
+    assert dict(busy_in_turn([first, free, second])) == pytest.approx({"compute": 16.0, "off-chip": 8 * 16 / 11})
+    assert busy_in_turn([first, Row(("untold",), 1.0)]) == ()
+    assert busy_in_turn([]) == busy_in_turn([free]) == ()
+    graph, names = net()
+    rows = [Row((names["conv"],), 10.0, first.busy_us), Row((names["relu"],), 6.0, second.busy_us)]
+    joined_up = join(graph, decompose(graph, TARGET), rows)[0]
+    assert (joined_up.latency_us, joined_up.busy_us) == (16.0, busy_in_turn([first, second]))
 
 
 def test_a_row_over_several_kernels_makes_them_a_group() -> None:

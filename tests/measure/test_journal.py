@@ -12,6 +12,7 @@ from graphopt.measure.journal import FILE_NAME, Entry, Header, Journal, digest, 
 HEADER = Header("fake", "fake 1.0", "small", 0)
 ENTRIES = [
     Entry("mixed:0", "aa", Measurement(12.5, (Row(("t0", "t1"), 10.0), Row(("t2",), 2.5)), 0.01, 3.5)),
+    Entry("mixed:2", "ab", Measurement(3.0, (Row(("t0",), 3.0, (("compute", 3.0), ("off-chip", 0.5))),), 0.0)),
     Entry("mixed:1", "bb", Refusal("t7", "no such op here")),
     Entry("named:resnet-8-32", "cc", Measurement(0.1, (), 0.0)),
 ]
@@ -77,6 +78,14 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     lines[2] = lines[2][:-9]
     (tmp_path / FILE_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="damaged"):
+        Journal(tmp_path, HEADER)
+
+
+def test_a_unit_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
+    filled(tmp_path)
+    file = tmp_path / FILE_NAME
+    file.write_text(file.read_text("utf-8").replace("off-chip", "tape"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="no unit 'tape'; known: whole, compute"):
         Journal(tmp_path, HEADER)
 
 

@@ -63,6 +63,11 @@ def test_rows_add_up_to_the_total_and_each_tensor_has_one(name: str, blocks: Gra
     # all that moves data: a Flatten of one pixel is no work
     assert set(tensors) == {op.key for op in blocks.ops()} - {"f"}
     assert found == measured(name, blocks)
+    for row in found.rows:  # an operator takes as long as its slowest unit, to the cycle
+        busy = dict(row.busy_us)
+        assert busy.keys() == {"compute", "on-chip", "off-chip"}
+        assert max(busy.values()) == pytest.approx(row.latency_us)
+    assert len({us for row in found.rows for _, us in row.busy_us}) > len(found.rows)
 
 
 @pytest.mark.parametrize("name", TARGETS)
