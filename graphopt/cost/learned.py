@@ -37,6 +37,9 @@ latency where nobody tells them apart."""
 EXTRAPOLATED: Final = 0.3
 """Relative uncertainty, at least, of a kernel larger or smaller than any that was measured."""
 
+PADDING: Final = "copy:Pad"
+"""What a padding of channels is learned as (`apart`)."""
+
 FAR: Final = 3
 """The largest stride that is nothing special."""
 
@@ -61,8 +64,9 @@ def apart(load: Workload) -> str:
     """
     if max(load.stride_height, load.stride_width) > FAR:
         return f"{load.category}:far"
-    fills = load.op_type == "Concat" and bool(np.any(load.weight_elements))
-    return f"{load.category}:{'Pad' if fills else load.op_type}"
+    if load.op_type == "Concat" and bool(np.any(load.weight_elements)):
+        return PADDING
+    return f"{load.category}:{load.op_type}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

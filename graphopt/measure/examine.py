@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from graphopt.cost.learned import PADDING, apart
 from graphopt.cost.price import price_all
 from graphopt.cost.workload import Workload
 from graphopt.errors import ConfigError
@@ -25,9 +26,10 @@ from graphopt.targets.target import Target
 LEARNED: Final = "target"
 """The name under which the target's own estimates stand among the baselines."""
 
-KINDS: Final = ("blocks", "layers", "named")
-"""Random nets of blocks; random nets that are a layer or two, which stand for no net but are told all the same; and
-well-known nets, model files among them."""
+KINDS: Final = ("blocks", "paddings", "layers", "named")
+"""Random nets of blocks; those with paddings of channels, which may cost ten times more at one size than at the next;
+random nets that are a layer or two, which stand for no net but are told all the same; and well-known nets, model files
+among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ def examine(plan: Examination, progress: Progress | None = None) -> Examined:
         judged = judge(kept, estimator)
         own = judged if name == LEARNED else own
         for kind in KINDS:
-            part = [one for one in judged if _kind(one.net, plan.family) == kind]
+            part = [one for one in judged if kind_of(one.net, plan.family) == kind]
             if part:
                 lines.append(Line(name, kind, "nets", net_score(part)))
                 lines.append(Line(name, kind, "kernels", kernel_score(part)))
@@ -148,7 +150,7 @@ def examine(plan: Examination, progress: Progress | None = None) -> Examined:
         dots=tuple(
             Dot(
                 name=names.get(one.net.key, one.net.key.removeprefix("named:")),
-                kind=_kind(one.net, plan.family),
+                kind=kind_of(one.net, plan.family),
                 measured_us=one.net.total_us,
                 estimated_us=one.estimated_us,
                 spread=one.net.spread,
@@ -163,10 +165,13 @@ def examine(plan: Examination, progress: Progress | None = None) -> Examined:
     )
 
 
-def _kind(net: MeasuredNet, family: str) -> str:
+def kind_of(net: MeasuredNet, family: str) -> str:
+    """Which of `KINDS` a net is, among random nets of a family."""
     if not net.key.startswith(f"{family}:"):
         return "named"
-    return "layers" if net.is_isolated else "blocks"
+    if net.is_isolated:
+        return "layers"
+    return "paddings" if any(apart(load) == PADDING for load in net.loads) else "blocks"
 
 
 def _as_measured(header: Header, plan: Examination) -> Header:

@@ -14,12 +14,15 @@ from graphopt.report.charts import WIDTH, open_svg, safe
 from graphopt.report.picture import MARGIN, placed, whole_file
 
 _STYLE = """
-.blocks{fill:#2f6fd0;fill-opacity:.55}.layers{fill:#8a94a3;fill-opacity:.6}.named{fill:#e08a1e}.even{stroke:#5d6b7c}.band{fill:#16794c;fill-opacity:.12}
-@media (prefers-color-scheme:dark){.blocks{fill:#5b96f0}.named{fill:#f0a84b}.even{stroke:#9aa7b7}.band{fill:#4cc38a}}
+.blocks{fill:#2f6fd0;fill-opacity:.55}.paddings{fill:#b3372b;fill-opacity:.55}.layers{fill:#8a94a3;fill-opacity:.6}
+.named{fill:#e08a1e}.even{stroke:#5d6b7c}.band{fill:#16794c;fill-opacity:.12}
+@media (prefers-color-scheme:dark){.blocks{fill:#5b96f0}.paddings{fill:#f2786b}.named{fill:#f0a84b}.even{stroke:#9aa7b7}
+.band{fill:#4cc38a}}
 """
 
 _LEGEND = (
     ("blocks", "held-out random net"),
+    ("paddings", "with channel paddings"),
     ("layers", "isolated layer"),
     ("named", "well-known net"),
     ("band", "within 10 %"),

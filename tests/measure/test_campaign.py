@@ -16,6 +16,7 @@ from graphopt.measure import choice
 from graphopt.measure.backend import Measurement, Refusal, Row
 from graphopt.measure.choice import Choice
 from graphopt.measure.data import LAYER_WEIGHT, PART_WEIGHT, measured_kernels, measured_nets
+from graphopt.measure.examine import KINDS
 from graphopt.measure.journal import Entry, Header, Journal, digest, read_header
 from graphopt.measure.runner import DIED, measure_nets
 from graphopt.measure.spec import fingerprint, make_graph
@@ -183,7 +184,7 @@ def _evaluate(folder: Path, target: Path) -> None:
     assert {line["estimator"] for line in found["scores"]} == {
         "target", "MACs alone", "roofline alone", "random forest",
     }  # fmt: skip
-    assert {line["nets"] for line in found["scores"]} == {net["kind"] for net in found["nets"]} <= {"blocks", "layers"}
+    assert {line["nets"] for line in found["scores"]} == {net["kind"] for net in found["nets"]} <= {*KINDS}
     assert (folder / "plot.svg").read_text("utf-8").count("<circle") == len(found["nets"])
     assert len(Journal(folder / "j", read_header(folder / "j"))) == len(journal) + 3
 

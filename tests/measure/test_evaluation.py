@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy.stats import spearmanr
 from graphopt.cost.workload import Workload
 from graphopt.measure.data import MeasuredNet
 from graphopt.measure.evaluation import judge, kernel_score, net_score, score
-from graphopt.measure.examine import Dot
+from graphopt.measure.examine import KINDS, Dot, kind_of
 from graphopt.measure.join import Group
 from graphopt.report.scatter import svg_scatter
 
@@ -49,6 +50,17 @@ def test_nets_are_judged_by_their_sums_and_groups_by_theirs() -> None:
     assert judged[1].kernels.tolist() == [[7.0, 7.0], [5.0, 5.0]]
     assert net_score(judged).mape == 0.0
     assert kernel_score(judged).count == 4
+
+
+def test_nets_are_told_apart_by_what_they_are_made_of() -> None:
+    blocks, layers = net("mixed:7", 1.0, 2.0, 3.0), net("mixed:8", 1.0, 2.0)
+    zeros = replace(LOAD, category="copy", op_type="Concat", weight_elements=9)
+    padded = replace(blocks, loads=(LOAD, zeros, LOAD))
+    joined = replace(blocks, loads=(LOAD, replace(zeros, weight_elements=0), LOAD))
+    named = net("named:resnet-8-32", 1.0)
+    kinds = [kind_of(one, "mixed") for one in (blocks, padded, joined, layers, named)]
+    assert kinds == ["blocks", "paddings", "blocks", "layers", "named"]
+    assert {*kinds} == {*KINDS}
 
 
 def test_the_scatter_plot_places_and_names_every_net() -> None:

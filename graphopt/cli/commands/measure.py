@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from graphopt.measure.evaluation import Score
     from graphopt.measure.examine import Examined
 
-_KINDS = {"blocks": "random nets", "layers": "isolated layers", "named": "named nets"}
+_KINDS = {
+    "blocks": "random nets",
+    "paddings": "random nets with channel paddings",
+    "layers": "isolated layers",
+    "named": "named nets",
+}
 _SHOWN = 8
 """Nets that were missed by most and are shown."""
 
@@ -135,7 +140,8 @@ def run(
         codes="0 done; 2 bad input",
         keys="target, tool, scores: [{estimator, nets, of, count, mape, within_5, within_10, spearman}], nets: [{net, "
         "kind, measured_us, estimated_us, spread}], refused: [{net, place, reason}], noise, left_out, scatter; nets "
-        "and kind are blocks (random nets), layers (random nets of a layer or two) or named (MODELs, too)",
+        "and kind are blocks (random nets), paddings (those with paddings of channels), layers (random nets of a layer "
+        "or two) or named (MODELs, too)",
     ),
 )
 @click.argument("target", metavar="TARGET")
