@@ -25,7 +25,7 @@ _Value = TypeVar("_Value", bound=np.generic)
 COLUMNS: Final = (
     "pixels", "groups", "channels_in", "channels_out", "kernel_height", "kernel_width", "stride_height", "stride_width",
     "pad_height", "pad_width", "output_height", "output_width", "input_bytes", "second_bytes", "output_bytes",
-    "weight_bytes", "operations", "operator", "activation", "activation_type", "joined",
+    "weight_bytes", "operations", "operator", "activation", "activation_type", "joined_parts",
 )  # fmt: skip
 """Dimensions of a workload. ``channels_*`` are those of one group; ``operations`` are MACs or elementwise ones."""
 
@@ -46,7 +46,7 @@ _LOGS: Final = (
 )  # fmt: skip
 _PLAIN: Final = (
     "kernel_height", "kernel_width", "stride_height", "stride_width", "pad_height", "pad_width", "operator",
-    "activation", "activation_type", "joined",
+    "activation", "activation_type", "joined_parts",
 )  # fmt: skip
 _RATIOS: Final = ("operations for each byte", "operations for each weight byte", "share of on-chip memory")
 _PADDED: Final = ("channels_out", "channels_in", "rows", "output_height", "output_width")
@@ -148,7 +148,7 @@ def _columns(load: Workload, target: Target) -> tuple[Count, ...]:
         load.input_elements * width, load.second_elements * width, load.output_elements * width,
         load.weight_bytes(target), load.vector_ops if vector else load.macs,
         _OPERATORS.get(load.op_type, 0), _ACTIVATIONS[load.activation],
-        _ACTIVATION_TYPES.get(load.activation_type, len(_ACTIVATION_TYPES)), load.joined,
+        _ACTIVATION_TYPES.get(load.activation_type, len(_ACTIVATION_TYPES)), load.joined_parts,
     )  # fmt: skip
 
 

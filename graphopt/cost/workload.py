@@ -71,8 +71,8 @@ class Workload:
         input_elements: elements of the activation that the anchor reads first; of those that a Concat has to copy.
         second_elements: elements of what the kernel reads beside that (the skip of a residual block, a gate).
         output_elements: elements written.
-        joined: whether the output is nothing but a part of a Concat along the channels: a device may write it in its
-            place at once, where it lies in memory in another way.
+        joined_parts: where the output is nothing but a part of a Concat along the channels, how many parts there are: a
+            device may write it in its place at once, scattered among the others. 0 elsewhere.
     """
 
     kind: Kind
@@ -102,7 +102,7 @@ class Workload:
     input_elements: Count = 0
     second_elements: Count = 0
     output_elements: Count = 0
-    joined: bool = False
+    joined_parts: int = 0
 
     @property
     def macs(self) -> Count:
@@ -150,7 +150,7 @@ def workload(kernel: Kernel, graph: Graph, shape_of: ShapeOf, around: Graph | No
     """
     anchor = graph.op(kernel.anchor)
     base = _geometry(_traffic(kernel, graph, shape_of), kernel, anchor, graph, shape_of)
-    base = replace(base, joined=bool(kernel.writes) and _is_joined(kernel.writes[-1], graph, around))
+    base = replace(base, joined_parts=_joined_parts(kernel.writes[-1], graph, around) if kernel.writes else 0)
     if anchor.domain == "" and anchor.op_type in WEIGHT_SLOT:
         return _heavy(base, kernel, anchor, graph, shape_of)
     return replace(
@@ -220,13 +220,13 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
     )
 
 
-def _is_joined(tensor: str, graph: Graph, around: Graph | None) -> bool:
-    """Whether a Concat makes a map of more channels of a tensor that nobody else reads."""
+def _joined_parts(tensor: str, graph: Graph, around: Graph | None) -> int:
+    """How many parts the Concat along the channels has that alone reads a tensor; 0 where there is no such."""
     whole = around if around is not None and graph.is_output(tensor) else graph
     use = whole.only_use(tensor)
-    if use is None or use.op.op_type != "Concat":
-        return False
-    return _channels(use.op.outputs[0], whole) > _channels(tensor, whole)
+    if use is None or use.op.op_type != "Concat" or _channels(use.op.outputs[0], whole) <= _channels(tensor, whole):
+        return 0
+    return len(use.op.inputs)
 
 
 def _channels(tensor: str, graph: Graph) -> int:

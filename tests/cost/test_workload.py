@@ -40,21 +40,21 @@ def test_strided_convolution_with_a_batch() -> None:
     assert load.weight_bytes(CPU) == 4 * (24 * 27 + 24)
 
 
-def test_what_only_a_concatenation_reads_is_joined() -> None:
+def test_what_only_a_concatenation_reads_is_one_of_its_parts() -> None:
     m = Builder()
     x = m.input(1, 8, 6, 6)
     alone, shared, high = m.unary("Relu", m.conv(x, 8)), m.conv(x, 4), m.conv(x, 12)
     longer = m.op("Concat", [alone, shared], (1, 12, 6, 6), axis=1)
     higher = m.op("Concat", [high, m.unary("Relu", longer)], (1, 12, 12, 6), axis=2)
     graph = m.graph(higher, m.unary("Sigmoid", shared))
-    made = {kernel.writes[-1]: load_of(graph, kernel).joined for kernel in decompose(graph, NPU)}
-    assert [made[tensor] for tensor in (alone, shared, high)] == [True, False, False]
+    made = {kernel.writes[-1]: load_of(graph, kernel).joined_parts for kernel in decompose(graph, NPU)}
+    assert [made[tensor] for tensor in (alone, shared, high)] == [2, 0, 0]
     (first,) = [kernel for kernel in decompose(graph, NPU) if alone in kernel.writes]
     part = graph.part(first.ops)
     (cut,) = decompose(part, NPU)
     shape_of = lambda tensor: graph.static_shape(tensor) or ()  # noqa: E731
-    assert not workload(cut, part, shape_of).joined
-    assert workload(cut, part, shape_of, graph).joined
+    assert workload(cut, part, shape_of).joined_parts == 0
+    assert workload(cut, part, shape_of, graph).joined_parts == 2
 
 
 @pytest.mark.parametrize(("rank", "pixels", "taps"), [(1, 8, 3), (3, 512, 27)])

@@ -138,7 +138,7 @@ JOINED = (
 
 def test_a_part_of_a_concatenation_costs_the_same_cut_out_of_its_model(tmp_path: Path) -> None:
     """On a target where it is dear to write into one, sites that are priced alone know what reads them."""
-    trees = stumps({"joined": 0.5}, 1.0)
+    trees = stumps({"joined_parts": 0.5}, 1.0)
     dear = Learned({name: model_of(trees) for name in ("conv-1x1", "conv-kxk", "depthwise", "copy")})
     target = target_file(tmp_path, dear)
     model = tmp_path / "joined.onnx"
