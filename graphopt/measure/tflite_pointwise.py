@@ -93,6 +93,53 @@ def _hard_swish(writer: Writer, op: Op) -> Op | None:
     return use.op if set(use.op.inputs) == {op.inputs[0], op.outputs[0]} else None
 
 
+def _add(writer: Writer, op: Op) -> None:
+    """HARD_SWISH where it begins x * min(max(x + 3, 0), 6) / 6, as TFLite's own converter has it; else a sum."""
+    behind = _spelled_out_hard_swish(writer, op)
+    if not behind:
+        _binary(writer, op)
+        return
+    for other in behind:
+        writer.take(other)
+    tensor = next(name for name in op.inputs if writer.graph.weight(name) is None)
+    writer.emit("HARD_SWISH", (writer.read(tensor),), behind[-1].outputs[0], writer.layout(tensor))
+
+
+def _spelled_out_hard_swish(writer: Writer, op: Op) -> list[Op]:
+    """The three ops behind x + 3 that make it a hard-swish of x, wherever the division stands; none otherwise."""
+    data = [name for name in op.inputs if writer.graph.weight(name) is None]
+    if len(data) != 1 or not _is_constant(writer, op, data[0], 3.0):
+        return []
+    found: list[Op] = []
+    wanted = {"clip", "gate", "sixth"}
+    tensor = op.outputs[0]
+    while wanted:
+        use = writer.graph.only_use(tensor)
+        if use is None or use.op.domain:
+            return []
+        after, kind = use.op, ""
+        if after.op_type == "Clip":
+            kind = "clip" if use.slot == 0 and writer.bounds(after) == (0.0, 6.0) else ""
+        elif after.op_type == "Mul" and {*after.inputs} == {data[0], tensor}:
+            kind = "gate"
+        elif (after.op_type == "Div" and use.slot == 0 and _is_constant(writer, after, tensor, 6.0)) or (
+            after.op_type == "Mul" and _is_constant(writer, after, tensor, 1 / 6)
+        ):
+            kind = "sixth"
+        if kind not in wanted or (kind != "clip" and "clip" in wanted):
+            return []
+        wanted.remove(kind)
+        found.append(after)
+        tensor = after.outputs[0]
+    return found
+
+
+def _is_constant(writer: Writer, op: Op, tensor: str, number: float) -> bool:
+    """Whether the operand beside ``tensor`` is one number, everywhere."""
+    others = [writer.graph.weight(name) for name in op.inputs if name != tensor]
+    return len(others) == 1 and others[0] is not None and bool(np.allclose(others[0].array(), number, rtol=1e-3))
+
+
 def _prelu(writer: Writer, op: Op) -> None:
     tensor = op.inputs[0]
     slope = writer.values(op.inputs[1], "slope")
@@ -154,6 +201,7 @@ def _scale(writer: Writer, op: Op, factor: Array) -> None:
 POINTWISE: Final[Mapping[str, OpWriter]] = {
     **dict.fromkeys(_UNARY, _unary),
     **dict.fromkeys(_BINARY, _binary),
+    "Add": _add,
     "Clip": _clip,
     "Div": _divide,
     "HardSigmoid": _hard_sigmoid,

@@ -89,6 +89,7 @@ OPS = {
         " f = HardSigmoid<alpha=0.2>(e) y = Mul(x, f)"
     ),
     "hard-swish spelled out": "a = Add(x, c3) b = Clip(a, c0, c6) d = Mul(x, b) y = Div(d, c6)",
+    "nearly a hard-swish": "a = Add(x, c3) b = Clip(a, c0, c6) d = Mul(x, b) y = Div(d, c3)",
     "hard-swish with its gate": (
         "a = HardSigmoid<alpha=0.16666667>(x) b = Mul(a, x) d = Conv(b, w8_8_1_1)"
         " e = HardSigmoid<alpha=0.16666667>(d) f = Mul(d, e) g = HardSigmoid(f) y = Mul(f, g)"

@@ -119,6 +119,21 @@ def test_hard_swish_is_part_of_what_makes_its_input_and_a_gate_is_not(name: str,
     assert all(group.is_single for group in groups)
 
 
+SPELLED_OUT = """
+    a = Conv(x, w16_16_1_1) b = Add(a, c3) d = Clip(b, c0, c6) e = Mul(a, d) f = Div(e, c6)
+    g = Conv<pads=[1,1,1,1], group=16>(f, w16_1_3_3) h = Add(g, c3) i = Clip(h, c0, c6) j = Div(i, c6) y = Mul(j, g)
+"""
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_hard_swish_spelled_out_is_one_op_as_tflites_converter_has_it(name: str, tmp_path: Path) -> None:
+    graph = net("float[1,16,24,24] x", SPELLED_OUT, tmp_path)
+    rows = measured(name, graph).rows
+    assert [set(row.tensors) for row in rows] == [{*"abdef"}, {*"ghijy"}]
+    kernels = decompose(graph, load_target(name))
+    assert [set(kernel.ops) for kernel in kernels] == [{*"abdef"}, {*"ghijy"}]
+
+
 @pytest.mark.parametrize("name", ["ethos-u55-128", "ethos-u85-256"])
 def test_the_command_says_what_the_compiler_in_the_worker_says(name: str, blocks: Graph) -> None:
     written = convert(blocks)
