@@ -179,19 +179,13 @@ class Learned:
                 continue
             table = rows([loads[position] for position in which], target)
             latency, slowest, seen = model.predict(table.columns, target)
-            numbers = np.array([UNITS.index(unit) for unit in model.units], np.int8)
+            unit = np.array([UNITS.index(name) for name in model.units], np.int8)[slowest]
             sizes = seen[:, :SIZES]
             outside = np.asarray(((sizes < model.low - _SLACK) | (sizes > model.high + _SLACK)).any(axis=1), np.bool_)
             sigma = np.exp(model.spread.predict(seen))
             sigma = np.where(outside, np.maximum(sigma, EXTRAPOLATED), sigma)
-            entries = zip(
-                table.split(latency),
-                table.split(numbers[slowest]),
-                table.split(sigma),
-                table.split(outside),
-                strict=True,
-            )
-            for position, values in zip(which, entries, strict=True):
+            entries = (table.split(latency), table.split(unit), table.split(sigma), table.split(outside))
+            for position, values in zip(which, zip(*entries, strict=True), strict=True):
                 found[position] = Prediction(*values)
         return found
 
