@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from graphopt.cost.learned import Unit
+from graphopt.cost.learned import UNITS, Unit
 from graphopt.ir.graph import Graph
 from graphopt.rewrites.rewrite import Refusal
 
@@ -31,6 +31,15 @@ class Row:
     tensors: tuple[str, ...]
     latency_us: float
     busy_us: tuple[tuple[Unit, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the units.
+
+        Raises:
+            ValueError: when there is no such unit.
+        """
+        if wrong := [unit for unit, _ in self.busy_us if unit not in UNITS]:
+            raise ValueError(f"no unit {wrong[0]!r}; known: {', '.join(UNITS)}")
 
 
 def busy_in_turn(rows: Sequence[Row]) -> tuple[tuple[Unit, float], ...]:

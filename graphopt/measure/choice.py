@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Final, cast
+from typing import Final
 
 from graphopt.errors import ConfigError, did_you_mean
 from graphopt.measure.backend import Backend
-from graphopt.measure.own import find
+from graphopt.measure.own import OwnBackend
 
 BUNDLED: Final = ("onnxruntime", "totals", "vela")
 """Backends that come with graphopt; any other is written MODULE:CLASS."""
@@ -86,7 +86,7 @@ class Choice:
                     f"no backend {self.name!r}{did_you_mean(self.name, BUNDLED)}; known: {', '.join(BUNDLED)}, or your "
                     "own as MODULE:CLASS"
                 )
-            return cast(Backend, find(self.name)(*arguments))
+            return OwnBackend(self.name, arguments)
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"the backend {self.name!r} needs the module {error.name!r}; for those that come with graphopt: "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from dataclasses import replace
 from datetime import date
@@ -203,6 +204,36 @@ def test_wrong_options_are_one_line(tmp_path: Path, arguments: list[str], messag
     assert done.exit_code == 2
     assert message in done.stderr
     assert not (tmp_path / "j").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "return [Measurement(1.0, (Row(('y',), 1.0, (('gpu', 1.0),)),), 0.0) for _ in graphs]",
+            "no unit 'gpu'; known",
+        ),
+        ("return []", "gives 0 answers for"),
+        ("raise OSError('no board')", "OSError: no board"),
+    ],
+)
+def test_what_goes_wrong_in_a_users_backend_is_one_line_about_it(
+    body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_board.py").write_text(
+        "from graphopt.measure.backend import Measurement, Row\n\n\nclass Board:\n    name = 'board'\n\n"
+        "    def version(self):\n        return '1'\n\n"
+        f"    def measure(self, graphs):\n        {body}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+    sys.modules.pop("my_board", None)
+    backend = Choice("my_board:Board").make()
+    assert (backend.name, backend.version()) == ("board", "1")
+    with pytest.raises(ConfigError, match=message) as caught:
+        backend.measure([make_graph("mixed:1")])
+    assert str(caught.value).startswith("my_board:Board")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_extra_is_named_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
