@@ -249,6 +249,8 @@ class _Grouping:
                     self._refuse(reasons, labels, f"{use.weight!r} would have to grow by different values")
         for labels, where in self._places():
             self._check_runs(reasons, self.layouts[id(labels)], where)
+        for labels, position in self.walk.cuts:
+            self._check_cut(reasons, self.layouts[id(labels)], position)
         return reasons
 
     def _refuse(self, reasons: list[str], labels: Labels | None, reason: str) -> None:
@@ -266,6 +268,17 @@ class _Grouping:
                 if labels is not None and id(labels) not in seen:
                     seen.add(id(labels))
                     yield labels, f"axis {axis} of {tensor!r}"
+
+    def _check_cut(self, reasons: list[str], layout: AxisLayout, position: int) -> None:
+        """Where a Slice takes some repeats of each channel, a run goes on beyond it, and new channels would, too."""
+        for group in layout.positions:
+            found = runs(layout, group)
+            if found is None:
+                continue
+            ends, inner = found
+            starts = ends - len(layout.positions[group]) * inner + 1
+            if ((starts < position) & (position <= ends)).any():
+                reasons[group] = reasons[group] or "a Slice falls between repeats of one channel"
 
     def _check_runs(self, reasons: list[str], layout: AxisLayout, where: str) -> None:
         for group in layout.positions:

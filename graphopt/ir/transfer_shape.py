@@ -118,6 +118,7 @@ def slice_(walk: Walk, op: Op) -> None:
             out[axis] = None
         else:
             first, last, _ = slice(low, high).indices(len(labels))
+            walk.cuts += [(labels, first), (labels, last)]
             out[axis] = labels if (first, last) == (0, len(labels)) else labels[first:last]
     walk.label(op.outputs[0], out, op)
 

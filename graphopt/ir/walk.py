@@ -77,6 +77,7 @@ class Walk:
         axes: labels by tensor; a tensor without any labelled axis is absent.
         uses: weights along labelled axes.
         frozen, unpaddable: labels that may not change / not grow.
+        cuts: (labels of an axis, position) where a Slice begins or ends: between that position and the one before.
         makers: (op key, labels of the channels it makes).
         derived: computed constants, with the weight uses that they come from.
         raw: tensors that depend on graph inputs alone, through ops that make no channels.
@@ -90,6 +91,7 @@ class Walk:
     uses: list[WeightUse] = field(default_factory=list)
     frozen: list[Note] = field(default_factory=list)
     unpaddable: list[Note] = field(default_factory=list)
+    cuts: list[tuple[Labels, int]] = field(default_factory=list)
     makers: list[tuple[str, Labels]] = field(default_factory=list)
     derived: dict[str, tuple[WeightUse, ...]] = field(default_factory=dict)
     raw: set[str] = field(default_factory=set)

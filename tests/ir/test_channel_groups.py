@@ -118,6 +118,19 @@ def test_a_channel_last_model_through_transposes() -> None:
     check_padded(graph, channels, {x: Selection((0, 1, 2, 3, 4), 3)}, noise(graph))
 
 
+def test_a_slice_between_the_repeats_of_a_channel_keeps_it_from_growing() -> None:
+    """Two channels at a time are one to the normalisation; of the second and third pair one each is taken."""
+    b, x = start(8)
+    pairs = b.op("InstanceNormalization", b.op("Reshape", x, b.ints(1, 4, -1)), b.random(4), b.random(4))
+    y = b.conv(b.op("Reshape", pairs, b.ints(1, 8, 4, 4)), 8, 2)
+    taken = b.op("Slice", x, b.ints(3), b.ints(5), b.ints(1))
+    graph, channels = look(b, y, b.conv(taken, 2, 2))
+    group = of(channels, taken)
+    assert (group.size, group.frozen) == (2, "")
+    assert "between repeats of one channel" in group.unpaddable
+    check_cut(graph, channels, {group.id: Selection((1,))}, noise(graph))
+
+
 def test_one_flattened_channel_cannot_tell_where_the_next_would_go() -> None:
     b, x = start(1)
     _, channels = look(b, b.op("Gemm", b.op("Flatten", b.op("Relu", x)), b.random(16, 3), b.random(3)))
