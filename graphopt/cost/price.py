@@ -17,6 +17,8 @@ from graphopt.cost.workload import Workload
 from graphopt.targets.target import Target
 
 _BOUND_BY: Final[Mapping[Unit, Bound]] = {"compute": "compute", "on-chip": "on-chip", "off-chip": "memory"}
+_BOUND_OF: Final = np.array([BOUNDS.index(_BOUND_BY[unit]) if unit in _BOUND_BY else -1 for unit in UNITS], np.int8)
+"""The index into `BOUNDS` of each of `UNITS`; -1 of one that does not tell."""
 
 UNLEARNED = 1.0
 """Relative uncertainty of a learned target's kernel of a category that was not measured: the roofline's guess."""
@@ -59,8 +61,7 @@ def price_with(loads: Sequence[Workload], target: Target, learned: Learned | Non
 
 def _bound(prediction: Prediction, analytic: Price) -> npt.NDArray[np.int8]:
     """What was measured to be the slowest; where nobody could tell, what the roofline says."""
-    of_unit = np.array([BOUNDS.index(_BOUND_BY[unit]) if unit in _BOUND_BY else -1 for unit in UNITS], np.int8)
-    found = of_unit[prediction.unit]
+    found = _BOUND_OF[prediction.unit]
     return np.where(found < 0, analytic.bound, found)
 
 

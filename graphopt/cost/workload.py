@@ -149,8 +149,7 @@ def workload(kernel: Kernel, graph: Graph, shape_of: ShapeOf, around: Graph | No
         around: the whole model where ``graph`` is a part of it, for what reads the part's outputs.
     """
     anchor = graph.op(kernel.anchor)
-    base = _geometry(_traffic(kernel, graph, shape_of), kernel, anchor, graph, shape_of)
-    base = replace(base, joined_parts=_joined_parts(kernel.writes[-1], graph, around) if kernel.writes else 0)
+    base = _geometry(_traffic(kernel, graph, shape_of), kernel, anchor, graph, shape_of, around)
     if anchor.domain == "" and anchor.op_type in WEIGHT_SLOT:
         return _heavy(base, kernel, anchor, graph, shape_of)
     return replace(
@@ -186,7 +185,9 @@ def _traffic(kernel: Kernel, graph: Graph, shape_of: ShapeOf) -> Workload:
     return Workload("vector", activation_elements=elements, other_bytes=other, owns_weights=kernel.owns_weights)
 
 
-def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: ShapeOf) -> Workload:
+def _geometry(
+    base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of: ShapeOf, around: Graph | None
+) -> Workload:
     """Add what the kernel looks like: operands, windows, the activation behind it."""
     first = next((tensor for tensor in anchor.inputs if tensor in kernel.reads), None)
     # a residual block of one convolution reads its input twice
@@ -217,6 +218,7 @@ def _geometry(base: Workload, kernel: Kernel, anchor: Op, graph: Graph, shape_of
         input_elements=_total(firsts, shape_of),
         second_elements=_total(others, shape_of),
         output_elements=_total(kernel.writes, shape_of),
+        joined_parts=_joined_parts(kernel.writes[-1], graph, around) if kernel.writes else 0,
     )
 
 

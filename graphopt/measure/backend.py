@@ -48,13 +48,13 @@ def busy_in_turn(rows: Sequence[Row]) -> tuple[tuple[Unit, float], ...]:
     Each row waits for the slowest unit of the one before. The sums are stretched until the longest is the rows' time.
     """
     taking = [row for row in rows if row.latency_us > 0]
-    if len(taking) == 1 or not all(row.busy_us for row in taking):
-        return taking[0].busy_us if len(taking) == 1 else ()
+    if not all(row.busy_us for row in taking):
+        return ()
     sums: dict[Unit, float] = {}
     for row in taking:
         for unit, us in row.busy_us:
             sums[unit] = sums.get(unit, 0.0) + us
-    stretch = sum(row.latency_us for row in taking) / max(sums.values(), default=1.0)
+    stretch = sum(row.latency_us for row in taking) / (max(sums.values(), default=0.0) or 1.0)
     return tuple((unit, us * stretch) for unit, us in sums.items())
 
 

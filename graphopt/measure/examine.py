@@ -134,13 +134,14 @@ def examine(plan: Examination, progress: Progress | None = None) -> Examined:
     estimators: dict[str, Estimator] = {LEARNED: lambda loads: _estimates(loads, plan.target)}
     if plan.baselines and (training := measured_nets(training_entries(journal, plan.family), plan.target)):
         estimators |= _baselines(training, plan.target)
+    kinds = [kind_of(net, plan.family) for net in kept]
     lines = []
     own: list[Judged] = []
     for name, estimator in estimators.items():
         judged = judge(kept, estimator)
         own = judged if name == LEARNED else own
         for kind in KINDS:
-            part = [one for one in judged if kind_of(one.net, plan.family) == kind]
+            part = [one for one, its in zip(judged, kinds, strict=True) if its == kind]
             if part:
                 lines.append(Line(name, kind, "nets", net_score(part)))
                 lines.append(Line(name, kind, "kernels", kernel_score(part)))
@@ -150,12 +151,12 @@ def examine(plan: Examination, progress: Progress | None = None) -> Examined:
         dots=tuple(
             Dot(
                 name=names.get(one.net.key, one.net.key.removeprefix("named:")),
-                kind=kind_of(one.net, plan.family),
+                kind=kind,
                 measured_us=one.net.total_us,
                 estimated_us=one.estimated_us,
                 spread=one.net.spread,
             )
-            for one in own
+            for one, kind in zip(own, kinds, strict=True)
         ),
         refused=tuple(
             (names.get(entry.key, entry.key), entry.answer) for entry in entries if isinstance(entry.answer, Refusal)

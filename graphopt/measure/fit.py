@@ -130,15 +130,6 @@ class _Data:
         }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Roofline:
-    tiles: Whole
-    coefficients: Real
-
-    def parts_us(self, columns: Real) -> Real:
-        return terms(columns, int(self.tiles[0]), int(self.tiles[1])) * self.coefficients
-
-
 def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_TREES) -> Learned:
     """Fit an estimator. The same kernels in the same order always give the same one.
 
@@ -175,7 +166,7 @@ def fit(kernels: Sequence[MeasuredKernel], target: Target, *, trees: int = _ALL_
     while True:
         count = _shared(budget, wanted, jobs)
         units = {
-            job: UnitModel(roofline.tiles, roofline.coefficients, _learn(jobs[job], roofline, at, count[job]))
+            job: replace(roofline, trees=_learn(jobs[job], roofline, at, count[job]))
             for job, roofline in rooflines.items()
         }
         models, sigma = {}, np.zeros(len(kernels))
@@ -291,7 +282,7 @@ def _held_out(data: _Data, at: Sequence[Single], trees: int) -> Real:
     return errors
 
 
-def _learn(data: _Data, roofline: _Roofline, at: Sequence[Single], trees: int) -> Trees:
+def _learn(data: _Data, roofline: UnitModel, at: Sequence[Single], trees: int) -> Trees:
     """Return the trees on what the roofline leaves."""
     parts = roofline.parts_us(data.columns)
     # rounded: where the roofline is exact, there is nothing for trees to learn
@@ -300,8 +291,8 @@ def _learn(data: _Data, roofline: _Roofline, at: Sequence[Single], trees: int) -
     return boosted(seen, left, data.weight, at, trees=trees, leaves=LEAVES, learning_rate=_RATE)
 
 
-def _roofline(data: _Data) -> _Roofline:
-    """Tile sizes and coefficients with the least relative error."""
+def _roofline(data: _Data) -> UnitModel:
+    """Tile sizes and coefficients with the least relative error, and no trees yet."""
     from scipy.optimize import nnls
 
     root = np.sqrt(data.weight)
@@ -313,7 +304,8 @@ def _roofline(data: _Data) -> _Roofline:
             solved, error = nnls(table / scale, root)
             # a larger tile has to earn its place: rounding alone must not choose
             if best is None or error < least * (1 - 1e-9):
-                best = _Roofline(np.array([tile_in, tile_out], np.int64), np.asarray(solved / scale, np.float64))
+                tiles, coefficients = np.array([tile_in, tile_out], np.int64), np.asarray(solved / scale, np.float64)
+                best = UnitModel(tiles, coefficients, Trees.constant(0.0))
                 least = float(error)
     assert best is not None
     return best

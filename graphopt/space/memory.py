@@ -164,10 +164,6 @@ def compile_memory(
     spans = activation_lifetimes(space.graph, space.kernels)
     step = {kernel.key: number for number, kernel in enumerate(space.kernels)}
     site_at = {step[key]: site for site in space.sites for key in site.kernels}
-
-    def begins(span: Lifetime) -> int:
-        return -1 if span.tensor in space.graph.inputs else span.first
-
     base = {span.tensor: base_shape(space.graph, space.channels, span.tensor) for span in spans}
     for number in range(len(space.kernels)):
         site = site_at.get(number)
@@ -175,7 +171,11 @@ def compile_memory(
         rows.add(alive, base, space.graph, None if site is None else (site_index[site.id], 0))
     for site in space.sites:
         first, last = min(step[key] for key in site.kernels), max(step[key] for key in site.kernels)
-        beside = [span.tensor for span in spans if begins(span) < first and span.last > last]
+        beside = [
+            span.tensor
+            for span in spans
+            if (span.first < first or span.tensor in space.graph.inputs) and span.last > last
+        ]
         for option, its in enumerate(site.options):
             part = parts.get((site.id, its.label)) if its.label != KEEP else None
             if part is not None:
