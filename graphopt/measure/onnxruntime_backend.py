@@ -1,7 +1,8 @@
 """Measure models with onnxruntime: this machine's CPU, or any execution provider by name.
 
 Graphs are optimised as for any user (all optimisations), once; the optimised model is what is then timed, in several
-visits in shuffled order, so that no model has all of its runs in the same busy second. On the CPU the profile tells
+visits in shuffled order, so that no model has all of its runs in the same busy second. Where other jobs disturbed a
+visit, there is another one; the quietest ones count. On the CPU the profile tells
 the nodes apart *in context* (isolated single-op models add up to 1.4 times the whole), less what profiling itself
 costs (:mod:`graphopt.measure.onnxruntime_profile`). Other providers report when work
 was handed over and not how long it took: there only the total is measured.
@@ -15,6 +16,7 @@ import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,13 +27,41 @@ from graphopt.ir.graph import Graph
 from graphopt.ir.op import Array
 from graphopt.measure.backend import Measurement, Refusal, Row
 from graphopt.measure.onnxruntime_kernels import RunKernel, name_ops, run_kernels
-from graphopt.measure.onnxruntime_profile import CHAIN_SHAPE, chain_model, node_times, without_notes
-from graphopt.measure.stopwatch import CPU, REFERENCE_SHAPE, WARM_RUNS, Run, Stopwatch, binding, pinned, reference_model
+from graphopt.measure.onnxruntime_profile import CHAIN_NODES, CHAIN_SHAPE, chain_model, node_times, without_notes
+from graphopt.measure.stopwatch import (
+    CPU,
+    REFERENCE_SHAPE,
+    WARM_RUNS,
+    Run,
+    Stopwatch,
+    binding,
+    pinned,
+    reference_model,
+    typical,
+)
 from graphopt.onnx_io.save import save
 
 VISITS: Final = 5
+"""Visits of a model that count: the quietest ones."""
+
+_MOST_VISITS: Final = 10
 _PROFILE_RUNS: Final = 15
 _SILENT: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """What one visit of a model told: latencies at the nominal speed, and the reference's as it passed.
+
+    Attributes:
+        total_us: of the whole model.
+        told_us: of each kernel as the profile tells it; empty where kernels cannot be told apart.
+        reference_us: of the reference beside the whole model.
+    """
+
+    total_us: float
+    told_us: Array
+    reference_us: float
 
 
 @dataclass(slots=True)
@@ -41,8 +71,15 @@ class _Subject:
     model: Path
     feed: dict[str, Array]
     kernels: tuple[RunKernel, ...]
-    totals: list[float] = field(default_factory=list)
-    told: list[Array] = field(default_factory=list)
+    visits: list[_Visit] = field(default_factory=list)
+
+    def quietest(self) -> list[_Visit]:
+        """The visits that count."""
+        return sorted(self.visits, key=lambda visit: visit.reference_us)[:VISITS]
+
+    def wants_another(self, watch: Stopwatch) -> bool:
+        """Whether a visit that counts was disturbed, or there are too few."""
+        return len(self.visits) < VISITS or not watch.is_quiet(self.quietest()[-1].reference_us)
 
 
 class OnnxRuntime:
@@ -61,7 +98,7 @@ class OnnxRuntime:
         *,
         threads: int = 1,
         nominal_us: float | None = None,
-        seconds: float = 0.1,
+        seconds: float = 0.08,
     ) -> None:
         """Prepare to measure.
 
@@ -87,49 +124,49 @@ class OnnxRuntime:
         self._alone = provider == CPU and threads == 1
         self._nominal_us = nominal_us
 
-    @property
-    def nominal_us(self) -> float:
-        """Nominal time of the reference in microseconds; measured now if nobody said it. Wants an idle machine."""
-        if self._nominal_us is None:
-            with pinned(self._alone):
-                self._nominal_us = self._stopwatch().nominal_us
-        return self._nominal_us
+    @cached_property
+    def _watch(self) -> Stopwatch:
+        """One for all models, that knows the quiet moments among all of theirs. Its first use wants an idle machine."""
+        values = np.random.default_rng(0).standard_normal(REFERENCE_SHAPE).astype(np.float32)
+        run = _run(self._session(reference_model()), {"x": values})
+        with pinned(self._alone):
+            return Stopwatch(run, alone=self._alone, nominal_us=self._nominal_us)
 
     def version(self) -> str:
         """The version, provider, threads, the processor, and the reference's nominal time."""
         import onnxruntime
 
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        speed = f"reference {self.nominal_us:.1f} us"
+        speed = f"reference {self._watch.nominal_us:.1f} us"
         return f"onnxruntime {onnxruntime.__version__} {self.provider}, {threads}, {processor()}, {speed}"
 
     def measure(self, graphs: Sequence[Graph]) -> list[Measurement | Refusal]:
         """See `Backend`. The models are visited several times in a shuffled order that is always the same."""
         with tempfile.TemporaryDirectory(prefix="graphopt-") as name:
             found = [self._prepare(graph, Path(name) / f"{i}.onnx") for i, graph in enumerate(graphs)]
-            with pinned(self._alone):
-                watch = self._stopwatch(self.nominal_us)
-                notes_us = self._notes_us(watch, Path(name)) if any(map(_has_kernels, found)) else 0.0
-                order = list(range(len(found)))
-                for visit in range(VISITS):
-                    random.Random(visit).shuffle(order)
-                    for position in order:
-                        subject = found[position]
-                        if isinstance(subject, _Subject):
-                            refusal = self._visit(subject, watch)
-                            found[position] = refusal or subject
+            told = any(map(_has_kernels, found))
+            if told:
+                found.append(_chain(Path(name)))
+            self._visit(found)
+        notes_us = _notes_us(found.pop()) if told else 0.0
         return [one if isinstance(one, Refusal) else _result(one, notes_us) for one in found]
+
+    def _visit(self, found: list[_Subject | Refusal]) -> None:
+        """Visit all of them in turn, until each was visited often enough."""
+        order = list(range(len(found)))
+        with pinned(self._alone):
+            for visit in range(_MOST_VISITS):
+                random.Random(visit).shuffle(order)
+                for position in order:
+                    subject = found[position]
+                    if isinstance(subject, _Subject) and subject.wants_another(self._watch):
+                        found[position] = self._visited(subject)
 
     def kernels(self, graph: Graph) -> tuple[RunKernel, ...] | Refusal:
         """What onnxruntime runs of a model as one, without any run; nothing where the provider does not tell."""
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             found = self._prepare(graph, Path(folder) / "model.onnx")
         return found if isinstance(found, Refusal) else found.kernels
-
-    def _stopwatch(self, nominal_us: float | None = None) -> Stopwatch:
-        values = np.random.default_rng(0).standard_normal(REFERENCE_SHAPE).astype(np.float32)
-        run = _run(self._session(reference_model()), {"x": values})
-        return Stopwatch(run, alone=self._alone, nominal_us=nominal_us)
 
     def _session(
         self, model: str | bytes, *, optimised: Path | None = None, done: bool = False, profile: str = ""
@@ -179,35 +216,41 @@ class OnnxRuntime:
         onnx.save(optimised, out)
         return _Subject(out, feed, kernels)
 
-    def _visit(self, subject: _Subject, watch: Stopwatch) -> Refusal | None:
-        """Time one model once, and its kernels where they can be told apart."""
+    def _visited(self, subject: _Subject) -> _Subject | Refusal:
+        """Time one model once more, and its kernels where they can be told apart."""
         try:
             session = self._session(str(subject.model), done=bool(subject.kernels))
-            subject.totals.append(watch.us(_run(session, subject.feed), self.seconds))
-            if subject.kernels:
-                times = self._profile(subject.model, subject.feed, watch)
-                sums = [sum(times.get(str(node), 0.0) for node in kernel.nodes) for kernel in subject.kernels]
-                subject.told.append(np.array(sums))
+            timing = self._watch.timed(_run(session, subject.feed), self.seconds)
+            times = self._profile(subject.model, subject.feed) if subject.kernels else {}
+            told = [sum(times.get(str(node), 0.0) for node in kernel.nodes) for kernel in subject.kernels]
+            subject.visits.append(_Visit(timing.us, np.array(told), timing.reference_us))
         except Exception as error:  # as above
             return Refusal("", f"onnxruntime does not run it: {_one_line(error)}")
-        return None
+        return subject
 
-    def _profile(self, model: Path, feed: dict[str, Array], watch: Stopwatch) -> dict[str, float]:
+    def _profile(self, model: Path, feed: dict[str, Array]) -> dict[str, float]:
         """Microseconds of each node, by name and at the nominal speed, as the profile of several runs tells them."""
         session = self._session(str(model), done=True, profile=str(model.with_suffix(".profile")))
-        _, speed = watch.timed(_run(session, feed), self.seconds, _PROFILE_RUNS)
+        timing = self._watch.timed(_run(session, feed), self.seconds, _PROFILE_RUNS)
         profile = Path(session.end_profiling())
         events = json.loads(profile.read_text(encoding="utf-8"))
         profile.unlink()
-        return {node: us * speed for node, us in node_times(events, WARM_RUNS).items()}
+        return {node: us * timing.speed for node, us in node_times(events, WARM_RUNS).items()}
 
-    def _notes_us(self, watch: Stopwatch, folder: Path) -> float:
-        """What profiling adds to the time of a node, microseconds at the nominal speed."""
-        model, feed = folder / "chain.onnx", {"x": np.ones(CHAIN_SHAPE, np.float32)}
-        model.write_bytes(chain_model())
-        alone = watch.us(_run(self._session(str(model), done=True), feed), self.seconds)
-        times = self._profile(model, feed, watch)
-        return max((sum(times.values()) - alone) / len(times), 0.0)
+
+def _chain(folder: Path) -> _Subject:
+    """The chain whose nodes do next to nothing (:mod:`graphopt.measure.onnxruntime_profile`), all of it one kernel."""
+    path = folder / "chain.onnx"
+    path.write_bytes(chain_model())
+    return _Subject(path, {"x": np.ones(CHAIN_SHAPE, np.float32)}, (RunKernel((), tuple(range(CHAIN_NODES))),))
+
+
+def _notes_us(chain: _Subject | Refusal) -> float:
+    """What profiling adds to the time of a node, microseconds at the nominal speed."""
+    assert isinstance(chain, _Subject)
+    visits = chain.quietest()
+    told_us = float(np.median([visit.told_us for visit in visits]))
+    return max((told_us - typical([visit.total_us for visit in visits])) / CHAIN_NODES, 0.0)
 
 
 def _run(session: Any, feed: dict[str, Array]) -> Run:
@@ -220,13 +263,16 @@ def _has_kernels(found: _Subject | Refusal) -> bool:
 
 
 def _result(subject: _Subject, notes_us: float) -> Measurement:
-    total = float(np.median(subject.totals))
-    low, high = np.quantile(subject.totals, (0.25, 0.75))
+    visits = subject.quietest()
+    totals = [visit.total_us for visit in visits]
+    total = typical(totals)
+    low, high = np.quantile(totals, (0.25, 0.75))
     spread = float(high - low) / total
-    if not subject.told:
+    if not subject.kernels:
         return Measurement(total, (), spread)
     nodes = np.array([len(kernel.nodes) for kernel in subject.kernels])
-    latencies = without_notes(np.median(subject.told, axis=0), nodes, total, notes_us)
+    told_us = np.median([visit.told_us for visit in visits], axis=0)
+    latencies = without_notes(told_us, nodes, total, notes_us)
     rows = [Row(kernel.tensors, float(us)) for kernel, us in zip(subject.kernels, latencies, strict=True)]
     return Measurement(total, tuple(rows), spread)
 

@@ -3,9 +3,11 @@
 A shared machine changes its clock and takes the processor away. So one thread is pinned to one processor, its own CPU
 time is read (no wall clock), and every run is taken next to a run of a reference convolution: the ratio of the two
 hardly moves. Multiplied by what the reference takes on an idle machine (its *nominal* time) the ratio is microseconds
-again. What disturbs a run makes it slower and never faster, so of many runs the faster half is averaged
-(`typical`); that repeats better than medians do, and a single fastest run is luck. Several threads, or a device, are
-timed by the wall clock instead: nothing else sees them.
+again. What disturbs a run makes it slower and never faster, so of many runs the fastest quarter is averaged
+(`typical`); that repeats better than medians do, and a single fastest run is luck. What else the processor's caches
+serve slows a net down more than the reference, so that no ratio helps; but it can be told: the reference itself takes
+longer than in quiet moments (`Stopwatch.is_quiet`). Several threads, or a device, are timed by the wall clock instead:
+nothing else sees them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +30,38 @@ WARM_RUNS: Final = 2
 MOST_RUNS: Final = 200
 _LEAST_RUNS: Final = 7
 
+_NOMINAL_SECONDS: Final = 2.0
+"""Wall-clock time to spend on the nominal time: a neighbour on the same core stays for half a second or a whole one."""
+
+_QUIETER: Final = 0.1
+_QUIET: Final = 1.03
+
 Run = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a run took.
+
+    Attributes:
+        own_us: microseconds of one run as they passed.
+        reference_us: microseconds of the reference in the same moments.
+        nominal_us: microseconds of the reference on an idle machine.
+    """
+
+    own_us: float
+    reference_us: float
+    nominal_us: float
+
+    @property
+    def speed(self) -> float:
+        """By what to multiply times of these moments for the nominal speed."""
+        return self.nominal_us / self.reference_us
+
+    @property
+    def us(self) -> float:
+        """Microseconds of one run at the nominal speed."""
+        return self.own_us * self.speed
 
 
 class Stopwatch:
@@ -47,24 +81,15 @@ class Stopwatch:
         """
         self._clock = time.thread_time_ns if alone else time.perf_counter_ns
         self._reference = reference
+        self._references_us: list[float] = []
         self.nominal_us = nominal_us or self._nominal()
 
-    def us(self, run: Run, seconds: float) -> float:
-        """Microseconds of one run at the reference's nominal speed.
+    def timed(self, run: Run, seconds: float, most_runs: int = MOST_RUNS) -> Timing:
+        """Time one run.
 
         Args:
             run: one run; it is repeated, warm.
             seconds: wall-clock time to spend (a few runs are made in any case).
-        """
-        own_us, speed = self.timed(run, seconds)
-        return own_us * speed
-
-    def timed(self, run: Run, seconds: float, most_runs: int = MOST_RUNS) -> tuple[float, float]:
-        """Microseconds of one run as they pass now, and by what to multiply them for the nominal speed.
-
-        Args:
-            run: as above.
-            seconds: as above.
             most_runs: timed runs at most; each has a warm one before it.
         """
         for _ in range(WARM_RUNS):
@@ -77,7 +102,13 @@ class Stopwatch:
             reference.append(self._time(self._reference))
             run()
             mine.append(self._time(run))
-        return typical(mine) / 1e3, self.nominal_us / (typical(reference) / 1e3)
+        found = Timing(typical(mine) / 1e3, typical(reference) / 1e3, self.nominal_us)
+        self._references_us.append(found.reference_us)
+        return found
+
+    def is_quiet(self, reference_us: float) -> bool:
+        """Whether the reference took about as long as in the quieter moments of all that was timed so far."""
+        return reference_us <= _QUIET * quiet(self._references_us)
 
     def _time(self, run: Run) -> int:
         start = self._clock()
@@ -85,14 +116,24 @@ class Stopwatch:
         return self._clock() - start
 
     def _nominal(self) -> float:
-        times = [self._time(self._reference) for _ in range(WARM_RUNS + MOST_RUNS)]
-        return typical(times[WARM_RUNS:]) / 1e3
+        for _ in range(WARM_RUNS):
+            self._reference()
+        found: list[float] = []
+        end = time.perf_counter() + _NOMINAL_SECONDS
+        while not found or time.perf_counter() < end:
+            found.append(typical([self._time(self._reference) for _ in range(MOST_RUNS)]) / 1e3)
+        return quiet(found)
+
+
+def quiet(times: Sequence[float]) -> float:
+    """What a reference takes in quiet moments, given what it took in many: the quietest one alone is luck."""
+    return float(np.quantile(times, _QUIETER))
 
 
 def typical(times: Sequence[float]) -> float:
-    """The mean of the faster half."""
+    """The mean of the fastest quarter."""
     ordered = np.sort(times)
-    return float(np.mean(ordered[: (len(ordered) + 1) // 2]))
+    return float(np.mean(ordered[: (len(ordered) + 3) // 4]))
 
 
 def reference_model() -> bytes:
