@@ -88,7 +88,7 @@ def estimates(before: Estimate, after: Estimate | None = None) -> Table:
         ("parameters", before.parameters, after and after.parameters, f.number),
         ("parameter memory", before.parameter_bytes, after and after.parameter_bytes, f.size),
         ("MACs", before.macs, after and after.macs, f.number),
-        ("DRAM traffic", before.dram_bytes, after and after.dram_bytes, f.size),
+        ("off-chip traffic", before.dram_bytes, after and after.dram_bytes, f.size),
         *((("energy", before.energy_uj, after and after.energy_uj, f.energy),) if before.energy_uj is not None else ()),
     )
     if after is None:

@@ -50,7 +50,7 @@ def kernel_pairs(before: Estimate, after: Estimate) -> list[tuple[KernelEstimate
 
 def legend(*estimates: Estimate) -> list[tuple[str, str]]:
     """Classes and words of what bounds kernels; traffic on the chip only where a measured target tells of it."""
-    keys = [("compute", "bound by compute"), ("memory", "bound by DRAM"), ("overhead", "bound by overhead")]
+    keys = [("compute", "bound by compute"), ("memory", "bound by off-chip memory"), ("overhead", "bound by overhead")]
     if any(kernel.bound == "on-chip" for estimate in estimates for kernel in estimate.kernels):
         keys.append(("on-chip", "bound by on-chip memory"))
     return keys

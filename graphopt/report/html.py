@@ -77,7 +77,7 @@ def _tiles(result: OptimizeResult) -> str:
     numbers: tuple[tuple[str, float, float, Callable[[float], str]], ...] = (
         ("latency", before.latency_us, after.latency_us, f.latency),
         ("peak activation memory", before.peak_activation_bytes, after.peak_activation_bytes, f.size),
-        ("DRAM traffic", before.dram_bytes, after.dram_bytes, f.size),
+        ("off-chip traffic", before.dram_bytes, after.dram_bytes, f.size),
         ("parameter memory", before.parameter_bytes, after.parameter_bytes, f.size),
         ("MACs", before.macs, after.macs, f.number),
         *([] if before.energy_uj is None else [("energy", before.energy_uj, after.energy_uj or 0.0, f.energy)]),

@@ -43,7 +43,8 @@ def test_optimize_writes_model_and_plan_and_tells(run, small_model: Path, tmp_pa
     done = run("optimize", small_model, *T, "-o", out, "--report", tmp_path / "report.html")
     assert done.exit_code == 0, done.stderr
     assert done.stderr == ""
-    for text in ("latency", "peak activation memory", "DRAM traffic", "capacity kept", "verification   equal", "next "):
+    texts = ("latency", "peak activation memory", "off-chip traffic", "capacity kept", "verification   equal", "next ")
+    for text in texts:
         assert text in done.stdout
     assert len(done.stdout.splitlines()) < 45
     onnx.checker.check_model(onnx.load(out))

@@ -72,7 +72,7 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> int:
-    """Estimate latency, memory and DRAM traffic of MODEL on a target. Nothing is measured, unless --measure asks."""
+    """Estimate latency, memory and off-chip traffic of MODEL on a target; measure it, too, where --measure asks."""
     from graphopt.cli.output import print_json, show
     from graphopt.cli.summary import estimates
     from graphopt.prepare import open_subject
@@ -131,7 +131,7 @@ def _sizes(own: Estimate, sized: Sequence[tuple[dict[str, list[int]], Estimate]]
     from graphopt.cli.output import cell, table
     from graphopt.report import format as f
 
-    numbers = ("latency", "change", "peak activation memory", "MACs", "DRAM traffic")
+    numbers = ("latency", "change", "peak activation memory", "MACs", "off-chip traffic")
     made = table("input", *numbers, right=numbers)
     for shapes, one in sized:
         made.add_row(
@@ -221,7 +221,7 @@ def _kernels(found: Estimate, groups: Sequence[Group]) -> Table:
         measured[first] = f.latency(group.latency_us) + (f" for {1 + len(rest)}" if rest else "")
         measured |= dict.fromkeys(rest, "with another")
     latency = ("estimate", "measurement") if groups else ("latency",)
-    numbers = (*latency, "share", "MACs", "weights", "DRAM")
+    numbers = (*latency, "share", "MACs", "weights", "off-chip")
     made = table("kernel", "ops", "output", *numbers, "bound by", right=numbers)
     for number, kernel in enumerate(found.kernels):
         share = kernel.latency_us / found.latency_us if found.latency_us else 0.0
