@@ -216,8 +216,13 @@ class _Grouping:
         return found
 
     def _role(self, use: WeightUse, axis: int, labels: Labels) -> Role:
+        """What an axis turned out to be: as its own labels tell, or else (where it took another's) its group."""
+        root = self.roots.root
         for hint in use.hints:
-            if np.isin(self.roots.root[labels], self.roots.root[hint.labels]).any():
+            if np.isin(labels, hint.labels).any():
+                return hint.role
+        for hint in use.hints:
+            if np.isin(root[labels], root[hint.labels]).any():
                 return hint.role
         return use.roles[axis]
 

@@ -28,7 +28,13 @@ _MAX_PARAMETER_ELEMENTS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What a computed constant (say, a dequantised weight) turned out to be when an op used it."""
+    """What a computed constant (say, a dequantised weight) turned out to be when an op used it.
+
+    Attributes:
+        labels: of one of its axes.
+        role: of that axis.
+        pad: what a new channel holds there.
+    """
 
     labels: Labels
     role: Role
@@ -204,7 +210,9 @@ class Walk:
                 self.no_padding(op, f"{op} sums with {tensor!r}, which holds the same value everywhere", *axes)
             for use in self.derived[tensor]:
                 use.hints += [
-                    Hint(labels, role, pad) for labels, role in zip(axes, each, strict=True) if labels is not None
+                    Hint(labels, role, pad)
+                    for labels, role in zip(self.of(tensor), each, strict=True)
+                    if labels is not None
                 ]
         elif tensor:
             self.freeze(op, f"{op} reads {tensor!r}, which is not constant", *axes)

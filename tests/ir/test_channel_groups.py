@@ -76,6 +76,15 @@ def test_an_inverted_bottleneck() -> None:
     assert channels.groups[-1].frozen.endswith("is an output of the model")
 
 
+def test_a_computed_weight_in_a_residual_makes_and_sums_over_the_same_channels() -> None:
+    b, x = start(4)
+    levels = b.const(np.random.default_rng(0).integers(-99, 99, (4, 4, 1, 1)), np.int8)
+    weight = b.op("DequantizeLinear", levels, b.random(4, low=0.01, high=0.02), b.const(np.zeros(4), np.int8), axis=0)
+    graph, channels = look(b, b.conv(b.op("Add", x, b.op("Conv", x, weight)), 4, 2))
+    assert [(m.axis, m.role) for m in of(channels, x).members if m.weight == levels] == [(0, "produce"), (1, "consume")]
+    check_cut(graph, channels, {of(channels, x).id: Selection((1, 3), pad=2)}, noise(graph))
+
+
 def test_parts_of_a_split_have_widths_of_their_own() -> None:
     b, x = start(6)
     left, right = b.split(b.conv(x, 6, 6), [2, 4])
