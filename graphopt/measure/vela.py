@@ -30,6 +30,7 @@ from graphopt.measure.vela_compiler import (
     compile_files,
     core_clock_mhz,
 )
+from graphopt.onnx_io.fixed import fixed
 
 _BATCH: Final = 16
 """Models that are held and compiled at once."""
@@ -84,11 +85,12 @@ class Vela:
         return f"ethos-u-vela {version} {self.accelerator} {system} {MEMORY_MODE}"
 
     def measure(self, graphs: Sequence[Graph]) -> list[Measurement | Refusal]:
-        """Compile each graph. An op that cannot be written, or is left to the CPU, refuses its graph."""
+        """Compile each graph at the shapes it is priced for. An op that cannot be written, or is left to the CPU,
+        refuses its graph."""
         found: list[Measurement | Refusal] = []
         for start in range(0, len(graphs), _BATCH):
             batch = graphs[start : start + _BATCH]
-            written = [convert(graph, weights=self.weights) for graph in batch]
+            written = [convert(fixed(graph), weights=self.weights) for graph in batch]
             files = [answer.content for answer in written if not isinstance(answer, Refusal)]
             reports = iter(compile_files(files, ACCELERATORS[self.accelerator]))
             for graph, answer in zip(batch, written, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,10 @@ _INTEGERS = {
 }
 
 
-def net(inputs: str, body: str, folder: Path, opset: int = 17) -> Graph:
-    """The graph of ``body``, which makes ``y`` from ``inputs``.
+def net(
+    inputs: str, body: str, folder: Path, opset: int = 17, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Graph:
+    """The graph of ``body``, which makes ``y`` from ``inputs``; ``input_shapes`` are those of open ones.
 
     ``w16_8_3_3`` is a random weight of that shape, ``c6`` and ``cm2`` are the scalars 6 and -2, ``b8`` ``m8`` ``v8``
     vectors (``v`` is positive), ``z8_1_1`` is zero in its first half, and the other names are those above.
@@ -43,7 +46,7 @@ def net(inputs: str, body: str, folder: Path, opset: int = 17) -> Graph:
     proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None))
     path = folder / "net.onnx"
     path.write_bytes(proto.SerializeToString())
-    graph = load(path)
+    graph = load(path, input_shapes=input_shapes)
     require_static_shapes(graph)
     return graph
 

@@ -134,6 +134,23 @@ def test_a_hard_swish_spelled_out_is_one_op_as_tflites_converter_has_it(name: st
     assert [set(kernel.ops) for kernel in kernels] == [{*"abdef"}, {*"ghijy"}]
 
 
+@pytest.mark.parametrize("name", ["ethos-u55-256", "ethos-u85-256"])
+def test_a_model_that_asks_for_its_shapes_is_compiled_at_those_it_is_priced_for(name: str, tmp_path: Path) -> None:
+    """Exported with open shapes, models compute sizes from Shape; at one size nothing of that is left."""
+    asking = """
+        a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w16_8_3_3, w16)
+        s = Shape<start=2>(x) n = Shape<end=2>(a) z = Concat<axis=0>(n, s)
+        u = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(a, , , z)
+        y = Conv(u, w8_16_1_1)
+    """
+    told = net("float[1,8,H,W] x", asking, tmp_path, input_shapes={"x": (1, 8, 24, 32)})
+    assert {"Shape", "Concat"} <= {op.op_type for op in told.ops()}
+    (tmp_path / "fixed").mkdir()
+    same = normalise(net("float[1,8,24,32] x", asking, tmp_path / "fixed")).graph
+    assert not {"Shape", "Concat"} & {op.op_type for op in same.ops()}
+    assert measured(name, told) == measured(name, same)
+
+
 @pytest.mark.parametrize("name", ["ethos-u55-128", "ethos-u85-256"])
 def test_the_command_says_what_the_compiler_in_the_worker_says(name: str, blocks: Graph) -> None:
     written = convert(blocks)
