@@ -63,7 +63,18 @@ class Graph:
             for it in `tensors` serves pricing only; the rewritten model must work for others, too.
     """
 
-    __slots__ = ("_order", "_producer", "inputs", "model", "nx", "open_inputs", "outputs", "tensors", "weights")
+    __slots__ = (
+        "_order",
+        "_producer",
+        "_uses",
+        "inputs",
+        "model",
+        "nx",
+        "open_inputs",
+        "outputs",
+        "tensors",
+        "weights",
+    )
 
     def __init__(
         self,
@@ -84,6 +95,7 @@ class Graph:
         self.open_inputs = frozenset(open_inputs)
         self._producer: dict[str, str] = {}
         self._order: dict[str, int] = {}
+        self._uses: dict[str, tuple[Use, ...]] = {}
         self.nx: nx.MultiDiGraph = nx.MultiDiGraph()
         for position, op in enumerate(ops):
             self._order[op.key] = position
@@ -138,6 +150,12 @@ class Graph:
 
     def uses(self, tensor: str) -> tuple[Use, ...]:
         """Every use of ``tensor``, captures included, in file order. A graph output is no use: ask `is_output`."""
+        known = self._uses.get(tensor)
+        if known is None:
+            known = self._uses[tensor] = self._find_uses(tensor)
+        return known
+
+    def _find_uses(self, tensor: str) -> tuple[Use, ...]:
         maker = self._producer.get(tensor, tensor)
         if maker not in self.nx:
             return ()
