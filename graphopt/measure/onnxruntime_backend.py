@@ -2,10 +2,10 @@
 
 Graphs are optimised as for any user (all optimisations), once; the optimised model is what is then timed, in several
 visits in shuffled order, so that no model has all of its runs in the same busy second. Where other jobs disturbed a
-visit, there is another one; the quietest ones count. On the CPU the profile tells
-the nodes apart *in context* (isolated single-op models add up to 1.4 times the whole), less what profiling itself
-costs (:mod:`graphopt.measure.onnxruntime_profile`). Other providers report when work
-was handed over and not how long it took: there only the total is measured.
+visit, there is another one; the quietest ones count. On the CPU the profile tells the nodes apart *in context*
+(isolated single-op models add up to 1.4 times the whole), less what profiling itself costs
+(:mod:`graphopt.measure.onnxruntime_profile`). Other providers report when work was handed over and not how long it
+took: there only the total is measured.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from graphopt.measure.stopwatch import (
 )
 from graphopt.onnx_io.save import save
 
-VISITS: Final = 5
+_VISITS: Final = 5
 """Visits of a model that count: the quietest ones."""
 
 _MOST_VISITS: Final = 10
@@ -73,13 +73,22 @@ class _Subject:
     kernels: tuple[RunKernel, ...]
     visits: list[_Visit] = field(default_factory=list)
 
-    def quietest(self) -> list[_Visit]:
-        """The visits that count."""
-        return sorted(self.visits, key=lambda visit: visit.reference_us)[:VISITS]
+    @property
+    def totals_us(self) -> list[float]:
+        """Latencies of the whole model in the visits that count."""
+        return [visit.total_us for visit in self._quietest()]
+
+    @property
+    def told_us(self) -> Array:
+        """What the profile tells of each kernel, shape (kernels,), in the middle of the visits that count."""
+        return np.asarray(np.median([visit.told_us for visit in self._quietest()], axis=0))
+
+    def _quietest(self) -> list[_Visit]:
+        return sorted(self.visits, key=lambda visit: visit.reference_us)[:_VISITS]
 
     def wants_another(self, watch: Stopwatch) -> bool:
         """Whether a visit that counts was disturbed, or there are too few."""
-        return len(self.visits) < VISITS or not watch.is_quiet(self.quietest()[-1].reference_us)
+        return len(self.visits) < _VISITS or not watch.is_quiet(self._quietest()[-1].reference_us)
 
 
 class OnnxRuntime:
@@ -248,9 +257,7 @@ def _chain(folder: Path) -> _Subject:
 def _notes_us(chain: _Subject | Refusal) -> float:
     """What profiling adds to the time of a node, microseconds at the nominal speed."""
     assert isinstance(chain, _Subject)
-    visits = chain.quietest()
-    told_us = float(np.median([visit.told_us for visit in visits]))
-    return max((told_us - typical([visit.total_us for visit in visits])) / CHAIN_NODES, 0.0)
+    return max((float(chain.told_us.sum()) - typical(chain.totals_us)) / CHAIN_NODES, 0.0)
 
 
 def _run(session: Any, feed: dict[str, Array]) -> Run:
@@ -263,16 +270,13 @@ def _has_kernels(found: _Subject | Refusal) -> bool:
 
 
 def _result(subject: _Subject, notes_us: float) -> Measurement:
-    visits = subject.quietest()
-    totals = [visit.total_us for visit in visits]
-    total = typical(totals)
-    low, high = np.quantile(totals, (0.25, 0.75))
+    total = typical(subject.totals_us)
+    low, high = np.quantile(subject.totals_us, (0.25, 0.75))
     spread = float(high - low) / total
     if not subject.kernels:
         return Measurement(total, (), spread)
     nodes = np.array([len(kernel.nodes) for kernel in subject.kernels])
-    told_us = np.median([visit.told_us for visit in visits], axis=0)
-    latencies = without_notes(told_us, nodes, total, notes_us)
+    latencies = without_notes(subject.told_us, nodes, total, notes_us)
     rows = [Row(kernel.tensors, float(us)) for kernel, us in zip(subject.kernels, latencies, strict=True)]
     return Measurement(total, tuple(rows), spread)
 

@@ -34,7 +34,10 @@ _NOMINAL_SECONDS: Final = 2.0
 """Wall-clock time to spend on the nominal time: a neighbour on the same core stays for half a second or a whole one."""
 
 _QUIETER: Final = 0.1
+"""The share of all moments that is taken as quiet."""
+
 _QUIET: Final = 1.03
+"""How much longer than then the reference may take in a moment that still is."""
 
 Run = Callable[[], object]
 

@@ -11,6 +11,7 @@ from graphopt.ir.graph import Graph
 from graphopt.onnx_io.load import load
 from graphopt.onnx_io.normalise import normalise
 from graphopt.onnx_io.save import save
+from graphopt.onnx_io.shapes import set_input_shapes
 
 _ASKS_FOR_SHAPES = {"Shape", "Size"}
 
@@ -21,18 +22,14 @@ def fixed(graph: Graph) -> Graph:
     Tensors that stay keep their names. A graph that asks for no shape, or has an input of no static one, comes back
     as it is.
     """
-    shapes = {name: graph.static_shape(name) for name in graph.inputs}
-    if None in shapes.values() or all(op.op_type not in _ASKS_FOR_SHAPES for op in graph.ops()):
+    shapes = {name: shape for name in graph.inputs if (shape := graph.static_shape(name)) is not None}
+    if len(shapes) < len(graph.inputs) or all(op.op_type not in _ASKS_FOR_SHAPES for op in graph.ops()):
         return graph
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         path = Path(folder) / "fixed.onnx"
         save(graph, path)
         model = onnx.load(path)
-        for value in model.graph.input:
-            shape = shapes.get(value.name)
-            if shape is not None:
-                dims = [onnx.TensorShapeProto.Dimension(dim_value=size) for size in shape]
-                value.type.tensor_type.shape.CopyFrom(onnx.TensorShapeProto(dim=dims))
+        set_input_shapes(model.graph, shapes)
         model.graph.ClearField("value_info")
         onnx.save(model, path)
         return normalise(load(path)).graph

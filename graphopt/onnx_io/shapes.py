@@ -160,13 +160,7 @@ def _prepare(shell: onnx.ModelProto, chosen: Mapping[str, tuple[int, ...]]) -> N
         del graph.input[:]
         graph.input.extend(inputs)
         shell.ir_version = 4
-    for value in graph.input:
-        if value.name in chosen:
-            tensor = value.type.tensor_type
-            tensor.shape.Clear()
-            tensor.shape.SetInParent()
-            for size in chosen[value.name]:
-                tensor.shape.dim.add(dim_value=size)
+    set_input_shapes(graph, chosen)
     opaque = {name for node in graph.node if node.domain not in _DOMAINS_THAT_INFER for name in node.output if name}
     kept = [value for value in graph.value_info if value.name in opaque]
     del graph.value_info[:]
@@ -174,6 +168,17 @@ def _prepare(shell: onnx.ModelProto, chosen: Mapping[str, tuple[int, ...]]) -> N
     for value in graph.output:
         if value.type.WhichOneof("value") == "tensor_type":
             value.type.tensor_type.ClearField("shape")
+
+
+def set_input_shapes(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Declare the inputs that ``shapes`` names to have these sizes."""
+    for value in graph.input:
+        if value.name in shapes:
+            tensor = value.type.tensor_type
+            tensor.shape.Clear()
+            tensor.shape.SetInParent()
+            for size in shapes[value.name]:
+                tensor.shape.dim.add(dim_value=size)
 
 
 def _merge(inferred: TensorInfo, said: TensorInfo, symbols: Mapping[str, int]) -> TensorInfo:

@@ -254,8 +254,6 @@ class Neighbour:
     A visit is a model as it is, its profile, and the same of the chain that tells what a profile costs.
     """
 
-    nominal_us = 100.0
-
     def __init__(self, disturbed: int) -> None:
         self.disturbed = disturbed
         self.timings = 0
